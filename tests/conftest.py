@@ -1,0 +1,22 @@
+"""A strict test session: eight CPU devices, no silent rank promotion, fixed seeds."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    """Every test caches data under its own folder, never in the user's."""
+    monkeypatch.setenv("CAUSAL_CTX_CACHE", str(tmp_path / "cache"))
