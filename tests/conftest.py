@@ -1,6 +1,7 @@
 """A strict test session: eight CPU devices, no silent rank promotion, fixed seeds."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -9,6 +10,10 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Runs of one config compile the same programs again and again; this session shares them, and no other session does.
+_programs = tempfile.TemporaryDirectory(prefix="causal_ctx-programs-")
+jax.config.update("jax_compilation_cache_dir", _programs.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture

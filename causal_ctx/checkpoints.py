@@ -1,0 +1,41 @@
+"""Saving and restoring with Orbax: the newest state to resume from, and the best one to evaluate."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+Tree = Any  # a pytree of arrays
+
+
+class Checkpoints:
+    """`newest` and `best` below `folder`, each one atomic Orbax checkpoint; used as a context manager, so that writing has ended on leaving."""
+
+    def __init__(self, folder: Path):
+        options = lambda: ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        self._managers = {name: ocp.CheckpointManager(Path(folder).absolute() / name, options=options()) for name in ("newest", "best")}
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for manager in self._managers.values():
+            manager.close()
+
+    def save(self, name: str, step: int, tree: Tree) -> None:
+        """Writes `tree` as the checkpoint `name` ("newest" or "best") of `step`, then drops the one before it."""
+        if self._managers[name].latest_step() != step:
+            self._managers[name].save(step, args=ocp.args.StandardSave(tree))
+
+    def step(self, name: str) -> int | None:
+        """The step of checkpoint `name`, None before the first."""
+        return self._managers[name].latest_step()
+
+    def restore(self, name: str, like: Tree) -> Tree:
+        """Checkpoint `name` with the structure, types and shardings of `like`. Raises FileNotFoundError where there is none."""
+        step = self.step(name)
+        if step is None:
+            raise FileNotFoundError(f"There is no {name} checkpoint to restore; train first.")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return self._managers[name].restore(step, args=ocp.args.StandardRestore(abstract))

@@ -1,0 +1,1 @@
+"""Measures: pure functions from predictions and data to named numbers."""

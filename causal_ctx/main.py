@@ -1,0 +1,76 @@
+"""Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=train|evaluate|report] [--config.field=value]."""
+
+import logging
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from causal_ctx import config as configs
+from causal_ctx import workdir as workdirs
+from causal_ctx.train import Interrupted, NonFiniteError
+
+MODES = {
+    "train": workdirs.train_evaluate_report,
+    "evaluate": workdirs.evaluate_and_report,
+    "report": workdirs.report,
+}
+CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, or report (of a run or a folder of runs).")
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
+
+
+def main(argv: list[str]) -> int:
+    """Checks, then hands over to the mode. Returns the exit status: 0 done, 1 refused or failed with a sentence, 130 interrupted."""
+    if len(argv) > 1:
+        return refuse(f"The argument {argv[1]!r} is not a flag; write --name=value.")
+    absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries below; our own lines are wanted
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("causal_ctx").setLevel(logging.INFO)
+    try:
+        if CONFIG.value is not None:
+            configs.validate(CONFIG.value, jax.device_count())
+        if PRINT_CONFIG.value:
+            print(configs.to_json(CONFIG.value) if CONFIG.value is not None else "Give --config to print one.")
+            return 0
+        if WORKDIR.value is None:
+            return refuse("No --workdir was given; name the folder that the run shall be written to.")
+        if CONFIG.value is None and MODE.value != "report":
+            return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
+        MODES[MODE.value](CONFIG.value, Path(WORKDIR.value))
+    except Interrupted as stop:
+        refuse(str(stop))
+        return 130
+    except (configs.ConfigError, workdirs.WorkdirError, NonFiniteError, FileNotFoundError, OSError) as error:
+        return refuse(str(error))
+    return 0
+
+
+def refuse(sentence: str) -> int:
+    """Says the one sentence and returns exit status 1."""
+    print(f"causal_ctx: {sentence}", file=sys.stderr)
+    return 1
+
+
+def run() -> None:
+    """Parses flags, with one sentence for a flag or config field that is wrong."""
+    try:
+        app.run(main, flags_parser=parse)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Flags from argv; exits with one sentence on what cannot be."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, configs.ConfigError, OSError) as error:
+        sys.exit(refuse(" ".join(str(error).split())))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,17 @@
+"""The methods as data: what each sees and whether it has a context module (spec section 3)."""
+
+from typing import NamedTuple
+
+
+class Method(NamedTuple):
+    """`module`: a context module stands between noise and decoder. `contexts`: "all", or "obs" for the observational images alone."""
+
+    module: bool
+    contexts: str
+
+
+METHODS = {
+    "base": Method(module=False, contexts="obs"),
+    "base_pooled": Method(module=False, contexts="all"),
+    "cm_end_to_end": Method(module=True, contexts="all"),
+}

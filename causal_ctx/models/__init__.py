@@ -1,0 +1,31 @@
+"""The models, built from a config."""
+
+import ml_collections
+
+from causal_ctx.methods import METHODS
+from causal_ctx.models.context_module import ContextModule
+from causal_ctx.models.conv_vae import ConvVAE, Decoder, Encoder
+
+
+def latent_width(config: ml_collections.ConfigDict, num_concepts: int) -> int:
+    """Width of z: K * w_in with a context module, E without one (spec section 2)."""
+    return num_concepts * config.model.noise_width if METHODS[config.method].module else config.model.features
+
+
+def build_model(config: ml_collections.ConfigDict, num_concepts: int, image_shape: tuple[int, int, int], calibrating: bool = False) -> ConvVAE:
+    """The VAE of `config` for images [H, W, C] and K concepts.
+
+    `calibrating` builds the twin that shares its variables and, in training mode, replaces (not averages) the statistics of "generated" layers while those
+    of "batch" layers stay.
+    """
+    m = config.model
+    kind = lambda name: "running" if calibrating and name == "batch" else name
+    momentum = 0.0 if calibrating else 0.9
+    module = None
+    if METHODS[config.method].module:
+        module = ContextModule(
+            num_concepts, m.noise_width, m.concept_width, m.depth, m.features, m.noise_mixing, m.composition, kind(m.module_normalisation), momentum
+        )
+    backbone = kind(m.backbone_normalisation)
+    encoder = Encoder(m.backbone, latent_width(config, num_concepts), m.features, backbone, momentum)
+    return ConvVAE(encoder, Decoder(m.backbone, image_shape, backbone, momentum), module)

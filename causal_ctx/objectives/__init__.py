@@ -1,0 +1,1 @@
+"""What a method optimises: pure functions to per-example nats."""

@@ -1,0 +1,29 @@
+"""The VAE objective of the lightweight models (spec section 2), per example and in nats.
+
+Letters: B batch, H, W, C image, L latent width, K concepts, w concept width.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from causal_ctx.models.conv_vae import Posterior
+
+
+def reconstruction_nats(logits: jax.Array, images: jax.Array) -> jax.Array:
+    """Binary cross-entropy summed over pixels and channels: logits, images [B, H, W, C], images in [0, 1] -> nats [B]."""
+    return optax.sigmoid_binary_cross_entropy(logits, images).sum(axis=(1, 2, 3))
+
+
+def kl_nats(posterior: Posterior) -> jax.Array:
+    """KL(q(z | x) || N(0, I)): Posterior [B, L] -> nats [B]."""
+    mean, log_variance = posterior
+    return 0.5 * (jnp.exp(log_variance) + mean**2 - 1.0 - log_variance).sum(axis=-1)
+
+
+def causal_penalties(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of effective causal blocks [..., K, w, K, w]: the sum of the K x K block Frobenius norms, and the Frobenius norm of the whole, each [...]."""
+    squares = (blocks**2).sum(axis=(-3, -1))
+    # The gradient of a norm at zero is undefined; a cut block is exactly zero, and zero is its subgradient.
+    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    return norms.sum(axis=(-2, -1)), jnp.sqrt(squares.sum(axis=(-2, -1)))

@@ -1,0 +1,121 @@
+"""A run's folder and the stages that fill it: train, evaluate, report. Each stage reads only what the ones before it wrote."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from causal_ctx import config as configs
+from causal_ctx import data, parallel
+from causal_ctx.checkpoints import Checkpoints
+from causal_ctx.evaluation import protocols
+from causal_ctx.evaluation.predict import build_predictor
+from causal_ctx.progress import duration
+from causal_ctx.reports import figures, formats, page, reading, tables
+from causal_ctx.run import load_run
+from causal_ctx.train import bits_per_pixel, initial_state, restore, seen, train
+
+
+LOG = logging.getLogger(__name__)
+
+
+class WorkdirError(RuntimeError):
+    """A folder that cannot take the run or does not hold it; the message is one sentence for the user."""
+
+
+def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """The default mode: whatever of training, evaluation and report `workdir` still lacks."""
+    prepare(config, workdir)
+    if (workdir / "results.json").exists():
+        LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
+        _print_tables([workdir])
+        return
+    dataset = data.load(config.data)
+    train(config, dataset, workdir)
+    evaluate_and_report(config, workdir)
+
+
+def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Scores the best weights in `workdir` under both protocols, then draws figures and page."""
+    prepare(config, workdir)
+    results = evaluate(config, workdir)
+    if parallel.is_first_process():
+        write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+        report(config, workdir)
+
+
+def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
+    """Prints the table and writes figures and page of the run in `workdir`, or of all runs in folders directly below it."""
+    del config  # every run carries its own
+    runs = [workdir] if (workdir / "results.json").exists() else sorted(path.parent for path in workdir.glob("*/results.json"))
+    if not runs:
+        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
+    for path in runs:
+        figures.write_all(load_run(path), path / "figures")
+    written = page.write_report([load_run(path) for path in runs], workdir / "report.html")
+    _print_tables(runs)
+    print(f"\nReport: {written}")
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config."""
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomically(path, configs.to_json(config))
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder of yours.") from error
+    differing = configs.differences(config.to_dict(), reading.read_config(workdir))
+    if differing:
+        raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """The contents of results.json for the trained run in `workdir`. Raises WorkdirError where nothing was trained."""
+    dataset = data.load(config.data)
+    initial = initial_state(config, dataset, parallel.data_mesh())
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        if checkpoints.step("best") is None:
+            raise WorkdirError(f"{workdir} holds no trained weights yet; run it with --mode=train.")
+        best, _ = restore(checkpoints, "best", initial)
+        last, record = restore(checkpoints, "newest", initial)
+    predictor, untrained = (build_predictor(config, dataset, state) for state in (best, initial))
+    steps = int(last.step)
+    LOG.info("Scoring %s under both protocols.", workdir)
+    return {
+        "dataset": config.data.name,
+        "method": config.method,
+        "backbone": "lightweight_vae",
+        "seed": config.seed,
+        "train": {
+            "images": steps * config.train.batch_size,
+            "steps": steps,
+            "seconds": record.seconds,
+            "images_per_second": steps * config.train.batch_size / max(record.seconds, 1e-9),
+            "devices": jax.device_count(),
+            "best_epoch": record.best_epoch,
+        },
+        "protocols": {
+            "strict": protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation))),
+            "paper": protocols.paper(dataset, predictor, *(bits_per_pixel(nats, dataset) for nats in (record.last_elbo_nats, record.best_elbo_nats))),
+        },
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text` to `path` whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def _print_tables(runs: list[Path]) -> None:
+    for table in tables.summary_tables([reading.read_results(path) for path in runs]):
+        print(f"\n{formats.text(table)}")
+    for path in runs:
+        cost = reading.read_results(path)["train"]
+        print(f"{path.name}: {cost['images']:,} images in {duration(cost['seconds'])}, {cost['images_per_second']:.0f} images/s on {cost['devices']} device(s)")

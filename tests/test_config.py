@@ -1,0 +1,67 @@
+"""What a config may be: typos and impossible values are refused with one sentence, before anything expensive."""
+
+import pytest
+
+from causal_ctx import config as configs
+
+
+@pytest.mark.parametrize("field, value, sentence", [
+    ("method", "cm_magic", "method is 'cm_magic'; choose one of base"),
+    ("data.name", "quads", "data.name is 'quads'; choose one of quad_dependent"),
+    ("model.noise_mixing", "none", "model.noise_mixing is 'none'; choose one of reference, block"),
+    ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of batch, generated, group"),
+    ("train.contexts_per_micro_batch", "two", "choose one of one, mixed"),
+    ("train.epochs", -1, "train.epochs is -1; it must be positive"),
+    ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
+    ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),
+    ("objective.beta", -0.5, "objective.beta is -0.5; it must not be negative"),
+    ("data.validation_fraction", 1.5, "data.validation_fraction is 1.5; it must lie between 0 and 1"),
+    ("data.resolution", 60, "data.resolution is 60; the conv64 backbone halves it four times, so give a multiple of 16"),
+    ("model.backbone", "conv28", "data.resolution is 64; the conv28 backbone takes 28"),
+    ("model.depth", 1, "model.depth is 1; it counts width points, so give at least 2"),
+    ("train.batch_size", 100, "train.batch_size is 100, no multiple of train.micro_batch 64"),
+    ("data.held_out_per_context", 2, "data.held_out_per_context is 2; the data floor compares two halves"),
+])
+def test_impossible_values_are_refused_with_a_sentence(field, value, sentence):
+    config = configs.default()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(configs.ConfigError) as error:
+        configs.validate(config)
+    assert sentence in str(error.value) and "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_batch_must_divide_over_devices():
+    configs.validate(configs.default(), num_devices=8)
+    with pytest.raises(configs.ConfigError, match="train.micro_batch is 64, not divisible by 6 devices; give a multiple of 6."):
+        configs.validate(configs.default(), num_devices=6)
+
+
+def test_unknown_fields_and_wrong_types_are_refused():
+    config = configs.default()
+    with pytest.raises((AttributeError, KeyError), match="epoch"):
+        config.train.epoch = 3
+    with pytest.raises(TypeError):
+        config.train.epochs = "many"
+
+
+@pytest.mark.parametrize("size", configs.SIZES)
+def test_sizes_are_valid_and_survive_json(size):
+    config = configs.resize(configs.default(), size)
+    configs.validate(config)
+    assert configs.from_json(configs.to_json(config)).to_dict() == config.to_dict()
+
+
+def test_unknown_size_and_unreadable_config():
+    with pytest.raises(configs.ConfigError, match="Size 'huge' is unknown; choose one of paper, cpu, tiny"):
+        configs.resize(configs.default(), "huge")
+    with pytest.raises(configs.ConfigError, match="cannot be read"):
+        configs.from_json('{"train": {"epochz": 3}}')
+    with pytest.raises(configs.ConfigError, match="cannot be read"):
+        configs.from_json('{"train": {"epo')
+
+
+def test_differences_name_the_fields():
+    ours, theirs = configs.default(), configs.default()
+    ours.train.epochs, ours.method = 7, "base"
+    assert configs.differences(ours.to_dict(), theirs.to_dict()) == ["method ('cm_end_to_end' there, 'base' here)", "train.epochs (100 there, 7 here)"]
+    assert configs.differences(theirs.to_dict(), theirs.to_dict()) == []

@@ -1,0 +1,34 @@
+"""The fast convolutions are the same functions as XLA's, in value and in gradient."""
+
+import jax
+import numpy as np
+import pytest
+
+from causal_ctx.models import convolution as conv
+
+FORMS = {
+    "strided": (conv.strided_conv, conv.strided_conv_as_matmul, conv._strided_conv_native),
+    "transposed": (conv.transposed_conv, conv.transposed_conv_as_matmul, conv._transposed_conv_native),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_matrix_product_equals_native(key, name):
+    chosen, fast, native = FORMS[name]
+    x = jax.random.normal(key, (3, 6, 8, 5))
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (4, 4, 5, 7))
+    probe = jax.random.normal(jax.random.fold_in(key, 2), native(x, kernel).shape)
+    value_and_gradients = lambda f: jax.value_and_grad(lambda x, k: (f(x, k) * probe).sum(), argnums=(0, 1))(x, kernel)
+    for form in (chosen, fast):
+        np.testing.assert_allclose(form(x, kernel), native(x, kernel), atol=1e-4)
+        for ours, theirs in zip(jax.tree.leaves(value_and_gradients(form)), jax.tree.leaves(value_and_gradients(native))):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_transposed_convolution_is_the_adjoint_of_the_strided_one(key):
+    """<conv(x), y> = <x, conv^T(y)> with the kernel's channels swapped: PyTorch's definition of ConvTranspose2d."""
+    x, y = jax.random.normal(key, (2, 8, 8, 3)), jax.random.normal(key, (2, 4, 4, 6))
+    kernel = jax.random.normal(key, (4, 4, 3, 6))
+    left = (conv.strided_conv(x, kernel) * y).sum()
+    right = (x * conv.transposed_conv(y, kernel.swapaxes(2, 3))).sum()
+    np.testing.assert_allclose(left, right, rtol=1e-4)

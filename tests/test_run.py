@@ -1,0 +1,127 @@
+"""From a trained workdir to results, a report and a Run object."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import causal_ctx
+from causal_ctx import data, workdir
+from causal_ctx.evaluation import protocols
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir with everything a run writes, and its config; the data set stands in for quad."""
+    folder, dataset, config = tmp_path_factory.mktemp("run") / "w", tiny.dataset(), tiny.config(train__epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda _: dataset)
+        workdir.train_evaluate_report(config, folder)
+        yield folder, config
+
+
+def test_the_workdir_holds_what_the_design_names(trained, capsys):
+    folder, config = trained
+    results = json.loads((folder / "results.json").read_text())
+    assert results["method"] == "cm_end_to_end" and results["train"]["images"] == results["train"]["steps"] * config.train.batch_size
+    for protocol in ("strict", "paper"):
+        scores = results["protocols"][protocol]
+        assert set(scores["concept"]) == {"obs", "light", "red", "dark", "mean"} and set(scores["composition"]) == {"light+red", "mean"}
+        for task in ("concept", "composition"):
+            values = [v for k, v in scores[task].items() if k != "mean"]
+            assert scores[task]["mean"] == pytest.approx(np.mean(values)) and min(values) > 0
+    strict = results["protocols"]["strict"]
+    for part in ("floor", "untrained"):
+        assert strict[part]["composition"].keys() == strict["composition"].keys()
+    assert strict["floor"]["concept"]["mean"] < strict["untrained"]["concept"]["mean"]
+    assert strict["reconstruction"]["in_distribution_bpp"] > strict["reconstruction"]["entropy_floor_bpp"] > 0
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert "train/kl_nats" in records[0] and "validation/elbo_bpp" in records[-1]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png"}
+
+
+def test_a_complete_run_is_said_to_be_complete_and_not_trained_again(trained, caplog, capsys, monkeypatch):
+    folder, config = trained
+    monkeypatch.setattr(workdir, "train", lambda *_: pytest.fail("trained again"))
+    with caplog.at_level("INFO", "causal_ctx"):
+        workdir.train_evaluate_report(config, folder)
+    assert "is complete" in caplog.text and "Composition" in capsys.readouterr().out
+
+
+def test_another_config_is_refused_naming_the_fields(trained):
+    folder, _ = trained
+    with pytest.raises(workdir.WorkdirError, match=r"another config, differing in seed \(0 there, 5 here\), train.epochs \(1 there, 2 here\)"):
+        workdir.train_evaluate_report(tiny.config(train__epochs=2, seed=5), folder)
+
+
+def test_load_run_generates_reconstructs_and_encodes(trained):
+    folder, _ = trained
+    run = causal_ctx.load_run(folder)
+    assert run.concepts == ("light", "red", "dark")
+    images = run.generate({"light", "red"}, num=5, seed=3)
+    assert images.shape == (5, 16, 16, 3) and images.dtype == np.float32 and 0 <= images.min() and images.max() <= 1
+    np.testing.assert_array_equal(images, run.generate({"red", "light"}, num=5, seed=3))
+    np.testing.assert_array_equal(images, run.generate("light+red", num=5, seed=3))
+    assert not np.array_equal(images, run.generate((), num=5, seed=3)) and not np.array_equal(images, run.generate("light+red", num=5, seed=4))
+    real = run.data.held_out["light+red"][:3]
+    assert run.reconstruct(real, {"light", "red"}).shape == real.shape
+    np.testing.assert_array_equal(run.encode(real)["mean"], run.encode(real.astype(np.float32) / 255)["mean"])
+    assert run.encode(real)["mean"].shape == run.encode(real)["log_variance"].shape == (3, 3 * 4)
+    blocks = run.causal_blocks({"light"})
+    assert blocks.shape == (3, 3, 3, 3) and (blocks[0, :, 1:] == 0).all() and (blocks[1, :, 0] != 0).any()
+
+
+def test_unknown_interventions_and_missing_runs_are_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match="unknown concept 'blue'"):
+        causal_ctx.load_run(trained[0]).generate({"blue"}, num=1)
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        causal_ctx.load_run(tmp_path)
+    with pytest.raises(workdir.WorkdirError, match="holds no evaluated run"):
+        workdir.report(None, tmp_path)
+    with pytest.raises(workdir.WorkdirError, match="holds no trained weights"):
+        workdir.evaluate_and_report(tiny.config(), tmp_path / "new")
+
+
+def test_unwritable_workdir_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(workdir.WorkdirError, match="cannot be written"):
+        workdir.prepare(tiny.config(), tmp_path / "file" / "w")
+
+
+def test_protocols_score_a_perfect_generator_at_the_floor():
+    """A stand-in predictor that draws real images of the asked context scores no worse than two real halves; the wrong context scores worse."""
+    dataset, config = tiny.dataset(n=400), tiny.config()
+
+    class Copies:
+        latents = 2
+
+        def __init__(self, shift):
+            self.shift = shift
+
+        def generate(self, targets, noise):
+            names = list(dataset.held_out)
+            index = next(i for i, name in enumerate(names) if (dataset.targets(name) == targets).all())
+            images = dataset.held_out[names[(index + self.shift) % len(names)]]
+            return images[np.random.default_rng(0).integers(len(images), size=len(noise))].astype(np.float32) / 255
+
+        def elbo(self, targets, images):
+            return {"elbo_nats": np.full(len(images), -16 * 16 * np.log(2))}
+
+    scores = protocols.strict(config, dataset, Copies(0), Copies(1), tuple(dataset.validation))
+    for task in ("concept", "composition"):
+        assert scores[task]["mean"] < 1.2 * scores["floor"][task]["mean"]
+        assert scores["untrained"][task]["mean"] > 3 * scores["floor"][task]["mean"]
+    assert scores["reconstruction"]["in_distribution_bpp"] == pytest.approx(1.0)
+
+
+def test_predictions_do_not_depend_on_the_batch_they_come_in(trained):
+    """Padding of the last batch and the number of images leave every prediction as it is."""
+    run = causal_ctx.load_run(trained[0])
+    predictor, targets, images = run._predictor, run.targets("light"), run.data.held_out["light"]
+    whole = predictor._replace(batch_size=16).reconstruct(targets, images[:13])
+    np.testing.assert_allclose(whole, predictor._replace(batch_size=8).reconstruct(targets, images[:13]), atol=1e-5)
+    noise = np.asarray(jax.random.normal(jax.random.key(0), (13, predictor.latents)))
+    np.testing.assert_allclose(predictor.generate(targets, noise)[:5], predictor.generate(targets, noise[:5]), atol=1e-5)

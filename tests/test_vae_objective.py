@@ -1,0 +1,54 @@
+"""The objective and the ELBO against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from causal_ctx.models.conv_vae import Posterior
+from causal_ctx.objectives import vae
+
+
+def test_kl_against_numerical_integration():
+    mean, log_variance = 0.7, -0.4
+    x = np.linspace(-12, 12, 200_001)
+    q = scipy.stats.norm(mean, np.exp(0.5 * log_variance))
+    expected = np.trapezoid(q.pdf(x) * (q.logpdf(x) - scipy.stats.norm.logpdf(x)), x)
+    posterior = Posterior(jnp.full((2, 3), mean), jnp.full((2, 3), log_variance))
+    np.testing.assert_allclose(vae.kl_nats(posterior), [3 * expected] * 2, rtol=1e-5)
+
+
+def test_elbo_equals_the_exact_evidence_at_the_exact_posterior(key):
+    """z ~ N(0, I), x | z ~ N(a z, s^2): with q the true posterior, E_q[log p(x|z)] - KL = log N(x; 0, a^2 + s^2), and any other q lies below."""
+    a, s, x = 1.7, 0.6, jnp.array([[0.3], [-2.0]])
+    variance = s**2 / (a**2 + s**2)
+    exact = Posterior(a * x / (a**2 + s**2), jnp.full_like(x, np.log(variance)))
+
+    def elbo(q: Posterior):
+        squares = (x - a * q.mean) ** 2 + a**2 * jnp.exp(q.log_variance)  # E_q (x - a z)^2
+        return (-0.5 * np.log(2 * np.pi * s**2) - squares / (2 * s**2)).sum(-1) - vae.kl_nats(q)
+
+    evidence = scipy.stats.norm(0, np.hypot(a, s)).logpdf(np.asarray(x)[:, 0])
+    np.testing.assert_allclose(elbo(exact), evidence, rtol=1e-5)
+    assert (elbo(Posterior(exact.mean + 0.1, exact.log_variance)) < evidence - 1e-3).all()
+    assert (elbo(Posterior(exact.mean, exact.log_variance + 0.5)) < evidence - 1e-3).all()
+    samples = jax.vmap(exact.sample)(jax.random.split(key, 20_000))
+    np.testing.assert_allclose(samples.mean(0), exact.mean, atol=0.02)
+    np.testing.assert_allclose(samples.var(0), np.full((2, 1), variance), rtol=0.05)
+
+
+def test_reconstruction_is_binary_cross_entropy_and_meets_the_entropy_floor():
+    images = jnp.array([0.0, 0.25, 1.0, 0.5]).reshape(1, 2, 2, 1)
+    p = np.clip(np.asarray(images), 1e-7, 1 - 1e-7)
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).sum()
+    np.testing.assert_allclose(vae.reconstruction_nats(jnp.log(p / (1 - p)), images), [entropy], rtol=1e-3)
+    np.testing.assert_allclose(vae.reconstruction_nats(jnp.zeros_like(images), images), [4 * np.log(2)], rtol=1e-6)
+
+
+def test_penalties_on_a_hand_computed_matrix():
+    """K = 2, w = 1: blocks 3, 4, 0, 1 have norms summing to 8 and a total norm of sqrt(26); the gradient at the zero block is zero, not nan."""
+    blocks = jnp.array([[3.0, 4.0], [0.0, 1.0]]).reshape(2, 1, 2, 1)
+    group, l2 = vae.causal_penalties(blocks)
+    np.testing.assert_allclose([group, l2], [8.0, np.sqrt(26)], rtol=1e-6)
+    gradient = jax.grad(lambda b: vae.causal_penalties(b)[0])(blocks)
+    np.testing.assert_allclose(np.asarray(gradient).reshape(2, 2), [[1, 1], [0, 1]], rtol=1e-6)
