@@ -1,6 +1,7 @@
 """Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=train|evaluate|report] [--config.field=value]."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -52,24 +53,36 @@ def main(argv: list[str]) -> int:
 
 def refuse(sentence: str) -> int:
     """Says the one sentence and returns exit status 1."""
-    print(f"causal_ctx: {sentence}", file=sys.stderr)
+    print("causal_ctx:", " ".join(sentence.split()), file=sys.stderr)
     return 1
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Flags from argv; exits with one sentence on a flag, config file or config field that is wrong."""
+    for argument in argv[1:]:
+        name, _, value = argument.partition("=")
+        if name == "--config" and value and not Path(value.split(":")[0]).is_file():
+            sys.exit(refuse(f"The config file {value.split(':')[0]} does not exist; the supplied ones are in configs/."))
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file is code: whatever it raises is the user's to read, in one sentence
+        text = str(error.args[0] if error.args else error).replace("\\n", " ")
+        if "Traceback" in text:
+            text = text[text.rindex("Error: ") + len("Error: ") :]
+        if isinstance(error, (KeyError, AttributeError)):
+            unknown = re.findall(r"\w+", text)[0]
+            field = next((a.partition("=")[0].removeprefix("--config.") for a in argv if unknown in a), unknown)
+            hint = re.search(r"did you mean.*?\?", text, re.IGNORECASE | re.DOTALL)
+            text = f"The config has no field {field}; {hint[0].lower() if hint else 'see --print_config for those it has.'}"
+        sys.exit(refuse(text))
+
+
 def run() -> None:
-    """Parses flags, with one sentence for a flag or config field that is wrong."""
+    """The program: flags parsed, then `main`; Ctrl-C outside of training ends it quietly."""
     try:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Flags from argv; exits with one sentence on what cannot be."""
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, configs.ConfigError, OSError) as error:
-        sys.exit(refuse(" ".join(str(error).split())))
 
 
 if __name__ == "__main__":

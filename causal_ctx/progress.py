@@ -9,7 +9,6 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
-
 LOG = logging.getLogger(__name__)
 
 

@@ -23,7 +23,6 @@ from causal_ctx.models import build_model
 from causal_ctx.progress import MetricsLog, Progress
 from causal_ctx.step import Batch, Trainer, TrainState
 
-
 LOG = logging.getLogger(__name__)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import jax
@@ -13,11 +12,11 @@ from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
+from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
-from causal_ctx.reports import figures, formats, page, reading, tables
+from causal_ctx.reports import formats, page, reading, tables
 from causal_ctx.run import load_run
 from causal_ctx.train import bits_per_pixel, initial_state, restore, seen, train
-
 
 LOG = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
         LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
         _print_tables([workdir])
         return
-    dataset = data.load(config.data)
+    dataset = load_data(config)
     train(config, dataset, workdir)
     evaluate_and_report(config, workdir)
 
@@ -53,11 +52,17 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     runs = [workdir] if (workdir / "results.json").exists() else sorted(path.parent for path in workdir.glob("*/results.json"))
     if not runs:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
-    for path in runs:
-        figures.write_all(load_run(path), path / "figures")
-    written = page.write_report([load_run(path) for path in runs], workdir / "report.html")
+    written = page.write_report([load_run(path) for path in runs], workdir / "report.html", workdir / "figures")
     _print_tables(runs)
     print(f"\nReport: {written}")
+
+
+def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
+    """The run's data set; ConfigError for fields that it cannot be made from."""
+    try:
+        return data.load(config.data)
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -76,7 +81,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
     """The contents of results.json for the trained run in `workdir`. Raises WorkdirError where nothing was trained."""
-    dataset = data.load(config.data)
+    dataset = load_data(config)
     initial = initial_state(config, dataset, parallel.data_mesh())
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.step("best") is None:
@@ -104,13 +109,6 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
             "paper": protocols.paper(dataset, predictor, *(bits_per_pixel(nats, dataset) for nats in (record.last_elbo_nats, record.best_elbo_nats))),
         },
     }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text` to `path` whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
 
 
 def _print_tables(runs: list[Path]) -> None:

@@ -77,7 +77,7 @@ def test_damage_is_repaired_with_a_warning(folder, spoil, reason, caplog):
     maker = Maker()
     cache.load(folder, maker.parts)
     spoil(folder)
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="causal_ctx"):
         assert np.array_equal(cache.load(folder, maker.parts)["a"], CONTENT)
     assert maker.calls == 2
     [record] = caplog.records

@@ -133,6 +133,6 @@ def test_archive_problems_are_one_sentence(tmp_path):
 def test_archive_warns_of_repeated_images(tmp_path, caplog):
     dataset = write_archive(tmp_path, "documented")
     np.savez(tmp_path / "quad" / "holdout" / "ivn_size_holdout" / "dataset.npz", images=dataset.train["size"])
-    with caplog.at_level("WARNING", logger="absl"):
+    with caplog.at_level("WARNING", logger="causal_ctx"):
         data.load(config(path=str(tmp_path)))
     assert "Held-out images of size repeat training images" in caplog.text

@@ -5,13 +5,15 @@ ivn_size, ivn_orientation. Held-out labels: the same, or without "1" and "ivn_";
 Known defect: the held-out images of the published dependent set repeat the first training images.
 """
 
+import logging
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from causal_ctx.data import contexts
+
+LOG = logging.getLogger(__name__)
 
 
 def load(config, concepts: tuple[str, ...], compositions: tuple[str, ...]) -> contexts.ContextData:
@@ -30,7 +32,7 @@ def load(config, concepts: tuple[str, ...], compositions: tuple[str, ...]) -> co
     held_out = {c: _read(found[files[0]], config.held_out_per_context, config.resolution) for c, files in held_out_files.items()}
     repeated = [c for c in singles if np.array_equal(train[c][0], held_out[c][0])]
     if repeated:
-        logging.warning("Held-out images of %s repeat training images; measures on them are optimistic.", ", ".join(repeated))
+        LOG.warning("Held-out images of %s repeat training images; measures on them are optimistic.", ", ".join(repeated))
     return contexts.from_contexts(train, held_out, config.validation_fraction, config.seed, config.name)
 
 

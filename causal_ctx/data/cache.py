@@ -7,6 +7,7 @@ all or nothing, and two processes that make the same folder do not disturb one a
 import dataclasses
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -17,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
+LOG = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 _STALE_SECONDS = 24 * 3600  # a private folder this old belongs to a process that was killed
@@ -51,7 +52,7 @@ def load(folder: Path, parts: Mapping[str, Part]) -> dict[str, np.ndarray]:
         problem = damage(folder, parts)
         if problem is None:
             return _open(folder, parts)
-        logging.warning("Cached data in %s is damaged (%s); it is made again.", folder, problem)
+        LOG.warning("Cached data in %s is damaged (%s); it is made again.", folder, problem)
     needed = sum(part.num_bytes for part in parts.values())
     try:
         return _make(folder, parts, needed)
@@ -92,7 +93,7 @@ def _make(folder: Path, parts: Mapping[str, Part], needed: int) -> dict[str, np.
         raise _full(folder, needed)
     private = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        logging.info("Making %s (%d bytes); later starts read it.", folder, needed)
+        LOG.info("Making %s (%d bytes); later starts read it.", folder, needed)
         manifest = {name: _write(_path(private, name), part) for name, part in parts.items()}
         (private / MANIFEST).write_text(json.dumps(manifest, indent=1))
         arrays = _open(private, parts)  # before the rename: memory maps outlive whatever happens to the name

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from causal_ctx.progress import duration
+from causal_ctx.files import write_atomically
 from causal_ctx.reports import figures, formats, tables
 from causal_ctx.reports.published import CITATION
 from causal_ctx.reports.reading import read_config, read_results
@@ -57,9 +58,7 @@ def write_report(runs: Sequence, path, figures_folder=None) -> Path:
     page = _page(named, results, drawn)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, "utf-8")
-    os.replace(partial, path)
+    write_atomically(path, page)
     return path
 
 

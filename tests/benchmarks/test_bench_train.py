@@ -1,0 +1,47 @@
+"""Training throughput of conv64 with its context module beside a PyTorch program of the same architecture: pytest -m bench -s (extra [bench])."""
+
+import statistics
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from causal_ctx import config as configs
+from causal_ctx import data
+from causal_ctx.step import Batch
+from causal_ctx.train import build_trainer
+
+ROUNDS = 7
+
+
+@pytest.mark.bench
+def test_images_per_second_against_pytorch():
+    torch_vae = pytest.importorskip("tests.benchmarks.torch_vae", reason="PyTorch is not installed; it comes with the extra [bench]")
+    config = configs.default()
+    micro_batches, n = config.train.batch_size // config.train.micro_batch, config.train.micro_batch
+    rng = np.random.default_rng(0)
+    dataset = data.from_contexts({name: rng.integers(0, 256, (4, 64, 64, 3), np.uint8) for name in ("obs", *"abcdef")})
+    trainer = build_trainer(config, dataset, total_steps=100)
+    images = rng.integers(0, 256, (1, micro_batches, n, 64, 64, 3), np.uint8)
+    targets = np.broadcast_to(np.eye(6, dtype=np.float32)[np.arange(micro_batches) % 6][None, :, None], (1, micro_batches, n, 6))
+    batch = jax.device_put(Batch(images, np.ascontiguousarray(targets)), jax.devices()[0])
+    state = jax.device_put(trainer.init(0, dataset.image_shape, 6), jax.devices()[0])
+    call, step = jax.jit(trainer.steps, donate_argnums=0), torch_vae.stepper(micro_batches, n)
+
+    def ours():
+        nonlocal state
+        state, metrics = call(state, batch)
+        jax.block_until_ready(metrics)
+
+    rates = {"causal_ctx": [], "PyTorch": []}
+    for _ in range(ROUNDS + 1):
+        for name, function in (("causal_ctx", ours), ("PyTorch", step)):
+            began = time.perf_counter()
+            function()
+            rates[name].append(config.train.batch_size / (time.perf_counter() - began))
+    rates = {name: values[1:] for name, values in rates.items()}  # the first round compiles
+    ratios = [a / b for a, b in zip(*rates.values())]
+    for name, values in (*rates.items(), ("ratio", ratios)):
+        print(f"{name}: median {statistics.median(values):.3g}, {min(values):.3g} to {max(values):.3g}")
+    assert statistics.median(ratios) > 0.5

@@ -1,0 +1,50 @@
+"""The command line as a user meets it: every refusal is one sentence without a stack trace."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "--config=configs/quad_dependent.py:tiny"
+
+
+def call(*arguments, timeout=300):
+    """(exit status, output, errors) of python -m causal_ctx.main."""
+    done = subprocess.run([sys.executable, "-m", "causal_ctx.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    ([CONFIG, "--config.train.epochz=3"], 'The config has no field train.epochz; did you mean "epochs"'),
+    ([CONFIG, "--config.train.epochs=many"], "invalid literal for int() with base 10: 'many'"),
+    ([CONFIG, "--config.train.epochs=-2"], "train.epochs is -2; it must be positive."),
+    (["--config=configs/quad_dependent.py:huge"], "Size 'huge' is unknown; choose one of paper, cpu, tiny after the colon."),
+    (["--config=configs/nowhere.py"], "The config file configs/nowhere.py does not exist"),
+    ([CONFIG, "train"], "The argument 'train' is not a flag; write --name=value."),
+    ([CONFIG], "No --workdir was given"),
+    (["--workdir=w"], "No --config was given"),
+    ([CONFIG, "--workdir=/proc/w"], "--workdir=/proc/w cannot be written"),
+    ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
+])
+def test_refusals_are_one_sentence(arguments, sentence):
+    status, out, errors = call(*arguments)
+    assert status == 1 and sentence in errors and "Traceback" not in errors
+    assert len(errors.strip().splitlines()) == 1 and errors.startswith("causal_ctx: ")
+
+
+def test_print_config():
+    status, out, _ = call(CONFIG, "--config.seed=7", "--print_config")
+    assert status == 0 and '"seed": 7' in out and '"resolution": 16' in out
+
+
+@pytest.mark.slow
+def test_a_run_from_the_command_line_is_complete_then_refuses_another_config(tmp_path):
+    flags = [CONFIG, f"--workdir={tmp_path / 'w'}"]
+    status, out, errors = call(*flags)
+    assert status == 0 and "Composition" in out and "Report:" in out
+    status, out, errors = call(*flags)
+    assert status == 0 and "is complete" in errors
+    status, out, errors = call(*flags, "--config.seed=3")
+    assert status == 1 and "differing in seed (0 there, 3 here)" in errors
