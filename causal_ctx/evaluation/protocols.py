@@ -22,7 +22,8 @@ def fresh_noise(index: int, num: int, latents: int) -> np.ndarray:
 def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor, contexts: tuple[str, ...]) -> dict:
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
-    `floor` compares disjoint halves of the real images, `untrained` the initial weights. `contexts` are those that the method is validated on.
+    `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights. `contexts` are
+    those that the method is validated on. `sampling_statistics_bpp` is the reconstruction in them under the statistics that "generated" layers sample with.
     """
     projections = _projections(dataset, config.evaluation.projections)
     real = lambda name: dataset.held_out[name]
@@ -40,6 +41,10 @@ def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predic
         "reconstruction": {
             "in_distribution_bpp": reconstruction_bpp(best, dataset, {name: dataset.validation[name] for name in contexts}),
             "out_of_distribution_bpp": reconstruction_bpp(best, dataset, {name: dataset.held_out[name] for name in dataset.compositions}),
+            "sampling_statistics_bpp": _mean(
+                reconstruction_bpp(best._replace(variables=best.calibrated(dataset.targets(name))), dataset, {name: dataset.validation[name]})
+                for name in contexts
+            ),
             "entropy_floor_bpp": _mean(entropy_floor_bpp(dataset.validation[name]) for name in contexts),
             "out_of_distribution_entropy_floor_bpp": _mean(dataset.entropy_floor_bpp[name] for name in dataset.compositions),
         },

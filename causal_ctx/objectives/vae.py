@@ -5,14 +5,14 @@ Letters: B batch, H, W, C image, L latent width, K concepts, w concept width.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from causal_ctx.models.conv_vae import Posterior
 
 
 def reconstruction_nats(logits: jax.Array, images: jax.Array) -> jax.Array:
     """Binary cross-entropy summed over pixels and channels: logits, images [B, H, W, C], images in [0, 1] -> nats [B]."""
-    return optax.sigmoid_binary_cross_entropy(logits, images).sum(axis=(1, 2, 3))
+    # -x log s(l) - (1 - x) log(1 - s(l)) with one logarithm per pixel in place of two
+    return (jax.nn.softplus(logits) - images * logits).sum(axis=(1, 2, 3))
 
 
 def kl_nats(posterior: Posterior) -> jax.Array:
