@@ -7,8 +7,8 @@ import optax
 
 
 def learning_rate_schedule(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
-    """Linear warm-up to `learning_rate`, cosine to `final_learning_rate` over the rest. Short runs warm up over a fifth of their steps at most."""
-    warmup = min(config.train.warmup_steps, total_steps // 5)
+    """Linear warm-up to `learning_rate`, cosine to `final_learning_rate` over the rest. Short runs warm up over a quarter of their steps at most."""
+    warmup = min(config.train.warmup_steps, total_steps // 4)
     peak, final = config.train.learning_rate, config.train.final_learning_rate
     return optax.warmup_cosine_decay_schedule(peak if not warmup else 0.0, peak, warmup, max(total_steps, warmup + 1), final)
 

@@ -94,7 +94,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
     return {
         "dataset": config.data.name,
         "method": config.method,
-        "backbone": "lightweight_vae",
+        "backbone": config.model.backbone,
         "seed": config.seed,
         "train": {
             "images": steps * config.train.batch_size,

@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/install.sh
 install .venv ""
+# Huge pages for large arrays: about a tenth faster on CPU. Where the C library knows no such setting it is ignored.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 run() { .venv/bin/python -m causal_ctx.main "$@"; }
 
 if [ $# -gt 0 ]; then
