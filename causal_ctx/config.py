@@ -1,6 +1,7 @@
 """Every field of a run, once: its default, its unit, what it may be. `validate` refuses what cannot work, in one sentence, before anything expensive."""
 
 import json
+import math
 
 import ml_collections
 
@@ -39,7 +40,7 @@ def default() -> ml_collections.ConfigDict:
     config.model.concept_width = 8  # w_out
     config.model.depth = 2  # D, number of width points from w_in to w_out
     config.model.noise_mixing = "block"  # or reference (quirk Q1)
-    config.model.composition = "reference"  # or cut (quirk Q2); chosen at evaluation too, no retraining
+    config.model.composition = "reference"  # or cut (quirk Q2); the strict protocol scores the same weights under both
     config.model.module_normalisation = "generated"  # or batch, group (quirk Q4)
     config.model.backbone_normalisation = "generated"
 
@@ -55,7 +56,7 @@ def default() -> ml_collections.ConfigDict:
     config.train.contexts_per_micro_batch = "one"  # or mixed
     config.train.learning_rate = 1e-3
     config.train.final_learning_rate = 1e-5
-    config.train.warmup_steps = 200
+    config.train.warmup_steps = 200  # a quarter of the run at most
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
     config.train.patience_epochs = 20  # early stopping on the validation ELBO
     config.train.min_improvement_nats = 1e-4
@@ -96,11 +97,14 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
         if _get(config, field) not in choices:
             raise ConfigError(f"{field} is {_get(config, field)!r}; choose one of {', '.join(choices)}.")
     for field in POSITIVE:
-        if not _get(config, field) > 0:
-            raise ConfigError(f"{field} is {_get(config, field)}; it must be positive.")
+        if not 0 < _get(config, field) < math.inf:
+            raise ConfigError(f"{field} is {_get(config, field)}; it must be positive and finite.")
     for field in NOT_NEGATIVE:
-        if not _get(config, field) >= 0:
-            raise ConfigError(f"{field} is {_get(config, field)}; it must not be negative.")
+        if not 0 <= _get(config, field) < math.inf:
+            raise ConfigError(f"{field} is {_get(config, field)}; it must be finite and not negative.")
+    for field in ("seed", "data.seed"):
+        if _get(config, field) >= 2**32:
+            raise ConfigError(f"{field} is {_get(config, field)}; give a number below 2^32.")
     if not 0 < config.data.validation_fraction < 1:
         raise ConfigError(f"data.validation_fraction is {config.data.validation_fraction}; it must lie between 0 and 1.")
     _validate_sizes(config, num_devices)
@@ -124,6 +128,11 @@ def _validate_sizes(config: ml_collections.ConfigDict, num_devices: int) -> None
         raise ConfigError(f"train.batch_size is {t.batch_size}, no multiple of train.micro_batch {t.micro_batch}; change one of them.")
     if t.micro_batch % num_devices:
         raise ConfigError(f"train.micro_batch is {t.micro_batch}, not divisible by {num_devices} devices; give a multiple of {num_devices}.")
+    batch_normalised = {m.module_normalisation, m.backbone_normalisation} != {"group"}
+    if batch_normalised and min(t.micro_batch, config.evaluation.calibration_images) < 2:
+        raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
+    if m.module_normalisation == "group" and m.concept_width < 2:
+        raise ConfigError(f"model.concept_width is {m.concept_width}; group normalisation of one feature is constant, so give at least 2.")
     if m.backbone == "conv64" and d.resolution % 16:
         raise ConfigError(f"data.resolution is {d.resolution}; the conv64 backbone halves it four times, so give a multiple of 16.")
     if m.backbone == "conv28" and d.resolution != 28:

@@ -1,7 +1,11 @@
-"""Text files that are either old or new, never half."""
+"""Files of a run: text that is either old or new, never half, and one error for what cannot be read back."""
 
 import os
 from pathlib import Path
+
+
+class DamagedError(ValueError):
+    """A file of a run that is missing or cannot be read; the message is one sentence for the user."""
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
+from causal_ctx.files import DamagedError
 from causal_ctx.train import Interrupted, NonFiniteError
 
 MODES = {
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     except Interrupted as stop:
         refuse(str(stop))
         return 130
-    except (configs.ConfigError, workdirs.WorkdirError, NonFiniteError, FileNotFoundError, OSError) as error:
+    except (configs.ConfigError, workdirs.WorkdirError, DamagedError, NonFiniteError, OSError) as error:
         return refuse(str(error))
     return 0
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
+from causal_ctx.files import write_atomically
+
 LOG = logging.getLogger(__name__)
 
 
@@ -23,7 +25,7 @@ class MetricsLog:
         if not self._path.exists():
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, record: dict) -> None:
         """Appends one record."""

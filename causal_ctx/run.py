@@ -11,10 +11,11 @@ import numpy as np
 from causal_ctx import config as configs
 from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
+from causal_ctx.data.contexts import as_uint8
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import effective_causal_blocks
-from causal_ctx.train import Record, initial_state
+from causal_ctx.train import initial_state, restore
 
 
 class Run:
@@ -48,11 +49,11 @@ class Run:
 
     def reconstruct(self, images: np.ndarray, interventions: Iterable[str] | str) -> np.ndarray:
         """Images [n, H, W, C], uint8 or floating point in [0, 1], encoded and decoded under their interventions: float32 [n, H, W, C]."""
-        return self._predictor.reconstruct(self.targets(interventions), _as_uint8(images))
+        return self._predictor.reconstruct(self.targets(interventions), self._checked(images))
 
     def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Posterior {"mean", "log_variance"}, each [n, L], of images [n, H, W, C], uint8 or floating point in [0, 1]."""
-        return self._predictor.encode(_as_uint8(images))
+        return self._predictor.encode(self._checked(images))
 
     def causal_blocks(self, interventions: Iterable[str] | str) -> np.ndarray | None:
         """Effective causal matrix [K, w, K, w] under the interventions, row = hearing concept, column = speaking noise; None without a context module."""
@@ -62,11 +63,14 @@ class Run:
         targets = self.targets(interventions)
         return np.asarray(effective_causal_blocks(module["causal_obs"], module["causal_ivn"], targets, self.config.model.composition))
 
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        return as_uint8("given", images, self.data.image_shape)
+
     @functools.cached_property
     def _predictor(self) -> Predictor:
-        like = {"state": initial_state(self.config, self.data, parallel.data_mesh()), "record": Record().arrays()}
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            return build_predictor(self.config, self.data, checkpoints.restore("best", like)["state"])
+            best, _ = restore(checkpoints, "best", initial_state(self.config, self.data, parallel.data_mesh()))
+        return build_predictor(self.config, self.data, best)
 
 
 def load_run(workdir: str | Path) -> Run:
@@ -75,8 +79,3 @@ def load_run(workdir: str | Path) -> Run:
     if not (path / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no run: config.json is missing; give the --workdir of a finished run.")
     return Run(path, configs.from_json((path / "config.json").read_text()))
-
-
-def _as_uint8(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
-    return images if images.dtype == np.uint8 else np.round(255 * images).astype(np.uint8)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from causal_ctx import optim, parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import ContextData, batches
 from causal_ctx.evaluation.predict import build_predictor
+from causal_ctx.evaluation.protocols import nats_to_bits_per_pixel
 from causal_ctx.methods import METHODS
 from causal_ctx.models import build_model
 from causal_ctx.progress import MetricsLog, Progress
@@ -38,10 +40,10 @@ class Interrupted(RuntimeError):
 class Record:
     """What a run knows beside the state, all numbers: saved with it, so that a resumed run is an uninterrupted one."""
 
-    best_elbo_nats: float = -np.inf
+    best_loss_nats: float = np.inf  # on the validation images, in the best epoch
     best_epoch: int = -1
-    last_elbo_nats: float = -np.inf
-    seconds: float = 0.0
+    last_loss_nats: float = np.inf  # in the last one
+    seconds: float = 0.0  # of wall time: compiling, waiting for data, validating and saving included
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As arrays, for a checkpoint."""
@@ -55,32 +57,43 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long: steps per compiled call, calls per epoch, epochs. An epoch draws as many images as the training set has, to the nearest whole call."""
+    """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, and epochs without improvement before an early stop."""
 
     steps_per_call: int
-    calls_per_epoch: int
+    steps_per_epoch: int
     epochs: int
+    patience: int
 
     @classmethod
     def of(cls, config: ml_collections.ConfigDict, num_images: int) -> "Plan":
-        """The plan of `config` for `num_images` training images."""
-        per_call = config.train.steps_per_call
-        return cls(per_call, max(1, round(num_images / config.train.batch_size / per_call)), config.train.epochs)
+        """The plan of `config` for `num_images` training images, so many of which an epoch draws.
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one epoch."""
-        return self.steps_per_call * self.calls_per_epoch
+        Calls of one length compile one program: of the step counts within 1 % of an epoch (or the nearest), the one that allows the longest calls.
+        """
+        exact = num_images / config.train.batch_size
+        counts = {max(1, round(exact)), *range(math.ceil(0.99 * exact), math.floor(1.01 * exact) + 1)}
+        longest = lambda count: max(n for n in range(1, config.train.steps_per_call + 1) if count % n == 0)
+        steps = max(counts, key=lambda count: (longest(count), -abs(count - exact)))
+        return cls(longest(steps), steps, config.train.epochs, config.train.patience_epochs)
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of a run that does not stop early."""
         return self.steps_per_epoch * self.epochs
 
+    def finished(self, step: int, record: Record) -> bool:
+        """Whether a run at `step` has ended, early or not."""
+        return step >= self.total_steps or (record.best_epoch >= 0 and step // self.steps_per_epoch - record.best_epoch >= self.patience)
+
 
 def seen(config: ml_collections.ConfigDict, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The contexts among `images` that the config's method is trained on."""
     return images if METHODS[config.method].contexts == "all" else {"obs": images["obs"]}
+
+
+def plan_of(config: ml_collections.ConfigDict, dataset: ContextData) -> Plan:
+    """The plan for the images of `dataset` that the config's method sees."""
+    return Plan.of(config, sum(len(images) for images in seen(config, dataset.train).values()))
 
 
 def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData, total_steps: int) -> Trainer:
@@ -103,8 +116,7 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
     Raises NonFiniteError (the last good checkpoint stays) and Interrupted (a checkpoint was written).
     """
     mesh = parallel.data_mesh()
-    train_images = seen(config, dataset.train)
-    plan = Plan.of(config, sum(len(images) for images in train_images.values()))
+    train_images, plan = seen(config, dataset.train), plan_of(config, dataset)
     trainer = build_trainer(config, dataset, plan.total_steps)
     state, record = initial_state(config, dataset, mesh), Record()
     log = MetricsLog(workdir / "metrics.jsonl")
@@ -117,30 +129,30 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
             LOG.info("Resuming at step %d of %d.", int(state.step), plan.total_steps)
         step = int(state.step)
         log.rewind(step)
+        began = time.monotonic()
         with Progress("training", plan.total_steps, start=step) as progress:
             for batch in _prefetched(config, dataset, train_images, plan, range(step, plan.total_steps, plan.steps_per_call), mesh):
-                if record.best_epoch >= 0 and step // plan.steps_per_epoch - record.best_epoch >= config.train.patience_epochs:
-                    LOG.info("Stopping early: epoch %d was the best for %d epochs.", record.best_epoch, config.train.patience_epochs)
+                if plan.finished(step, record):
+                    LOG.info("Stopping early: no epoch since %d was better.", record.best_epoch)
                     break
-                began = time.monotonic()
                 state, metrics = call(state, batch)
                 metrics = jax.device_get(metrics)
-                record.seconds += time.monotonic() - began
                 _check_finite(metrics, step)
                 step += plan.steps_per_call
                 means = {f"train/{name}": float(values.mean()) for name, values in metrics.items()}
                 position = {"step": step, "epoch": step / plan.steps_per_epoch, "images": step * config.train.batch_size}
+                record.seconds, began = record.seconds + time.monotonic() - began, time.monotonic()
                 log.write(position | {"seconds": round(record.seconds, 3)} | means)
                 progress.advance(plan.steps_per_call, f"loss {means['train/loss_nats']:.1f} nats")
 
                 if step % plan.steps_per_epoch == 0:
-                    elbo = validation_elbo_nats(config, dataset, state)
-                    log.write(position | {"validation/elbo_nats": elbo, "validation/elbo_bpp": bits_per_pixel(elbo, dataset)})
-                    if not np.isfinite(elbo):
-                        raise NonFiniteError(f"The validation ELBO is {elbo} at step {step}; the last good checkpoint is kept, lower the learning rate.")
-                    epoch, record.last_elbo_nats = step // plan.steps_per_epoch, elbo
-                    if elbo > record.best_elbo_nats + config.train.min_improvement_nats:
-                        record.best_elbo_nats, record.best_epoch = elbo, epoch
+                    loss, elbo = validate(config, dataset, state)
+                    _check_finite({"validation_loss_nats": np.array([loss])}, step)
+                    bpp = nats_to_bits_per_pixel(-elbo, dataset.image_shape)
+                    log.write(position | {"validation/loss_nats": loss, "validation/elbo_nats": elbo, "validation/elbo_bpp": bpp})
+                    record.last_loss_nats = loss
+                    if loss < record.best_loss_nats - config.train.min_improvement_nats:
+                        record.best_loss_nats, record.best_epoch = loss, step // plan.steps_per_epoch
                         checkpoints.save("best", step, _tree(state, record))
                     checkpoints.save("newest", step, _tree(state, record))
                 elif asked_to_stop():
@@ -151,17 +163,12 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
     return best, state, record
 
 
-def validation_elbo_nats(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> float:
-    """Mean ELBO (beta = 1) of the validation images in nats per image: mean over the contexts that the method sees."""
+def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> tuple[float, float]:
+    """(loss without penalties, ELBO) of the validation images in nats per image, mean over the contexts that the method sees."""
     predictor = build_predictor(config, dataset, state)
-    images = seen(config, dataset.validation)
-    return float(np.mean([predictor.elbo(dataset.targets(name), images[name])["elbo_nats"].mean() for name in images]))
-
-
-def bits_per_pixel(elbo_nats: float, dataset: ContextData) -> float:
-    """A negative ELBO per pixel, not divided by channels: -nats / (H * W * ln 2) (spec section 5)."""
-    height, width, _ = dataset.image_shape
-    return -elbo_nats / (height * width * np.log(2))
+    scores = [predictor.elbo(dataset.targets(name), images) for name, images in seen(config, dataset.validation).items()]
+    elbo, kl = (float(np.mean([score[name].mean() for score in scores])) for name in ("elbo_nats", "kl_nats"))
+    return -elbo + (config.objective.beta - 1) * kl, elbo
 
 
 @contextlib.contextmanager
@@ -208,10 +215,14 @@ def _prefetched(config, dataset: ContextData, images: dict, plan: Plan, starts: 
 
 
 def _check_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
-    for name, values in metrics.items():
-        if not np.isfinite(values).all():
-            step = first_step + int(np.argmin(np.isfinite(values)))
-            raise NonFiniteError(f"{name} is {values[step - first_step]} at step {step}; the last good checkpoint is kept, lower the learning rate.")
+    """Raises NonFiniteError for the earliest step of metrics [S], naming the term that came first on the way from images to gradient."""
+    finite = {name: np.isfinite(metrics[name]) for name in sorted(metrics, key=lambda name: (name == "gradient_norm", name == "loss_nats"))}
+    if all(values.all() for values in finite.values()):
+        return
+    offset, name = min((int(np.argmin(values)), order, name) for order, (name, values) in enumerate(finite.items()) if not values.all())[::2]
+    raise NonFiniteError(
+        f"{name} is {metrics[name][offset]} at step {first_step + offset}; what was saved before is kept, try a lower learning rate in another --workdir."
+    )
 
 
 def _tree(state: TrainState, record: Record) -> dict:

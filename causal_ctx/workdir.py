@@ -16,7 +16,7 @@ from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, page, reading, tables
 from causal_ctx.run import load_run
-from causal_ctx.train import bits_per_pixel, initial_state, restore, seen, train
+from causal_ctx.train import initial_state, plan_of, restore, seen, train
 
 LOG = logging.getLogger(__name__)
 
@@ -28,10 +28,11 @@ class WorkdirError(RuntimeError):
 def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """The default mode: whatever of training, evaluation and report `workdir` still lacks."""
     prepare(config, workdir)
-    if (workdir / "results.json").exists():
+    if (workdir / "results.json").exists() and reading.read_results(workdir)["train"]["finished"]:
+        if not (workdir / "report.html").exists():
+            return report(config, workdir)
         LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
-        _print_tables([workdir])
-        return
+        return _print_tables([workdir])
     dataset = load_data(config)
     train(config, dataset, workdir)
     evaluate_and_report(config, workdir)
@@ -39,6 +40,8 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
 
 def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Scores the best weights in `workdir` under both protocols, then draws figures and page."""
+    if not (workdir / "config.json").exists():
+        raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     prepare(config, workdir)
     results = evaluate(config, workdir)
     if parallel.is_first_process():
@@ -103,10 +106,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
             "images_per_second": steps * config.train.batch_size / max(record.seconds, 1e-9),
             "devices": jax.device_count(),
             "best_epoch": record.best_epoch,
+            "finished": plan_of(config, dataset).finished(steps, record),
         },
         "protocols": {
             "strict": protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation))),
-            "paper": protocols.paper(dataset, predictor, *(bits_per_pixel(nats, dataset) for nats in (record.last_elbo_nats, record.best_elbo_nats))),
+            "paper": protocols.paper(dataset, predictor, *(protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for nats in (record.last_loss_nats, record.best_loss_nats))),
         },
     }
 

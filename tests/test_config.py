@@ -11,10 +11,13 @@ from causal_ctx import config as configs
     ("model.noise_mixing", "none", "model.noise_mixing is 'none'; choose one of reference, block"),
     ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of batch, generated, group"),
     ("train.contexts_per_micro_batch", "two", "choose one of one, mixed"),
-    ("train.epochs", -1, "train.epochs is -1; it must be positive"),
+    ("train.epochs", -1, "train.epochs is -1; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),
-    ("objective.beta", -0.5, "objective.beta is -0.5; it must not be negative"),
+    ("objective.beta", float("inf"), "objective.beta is inf; it must be finite"),
+    ("seed", 2**40, "seed is 1099511627776; give a number below 2^32"),
+    ("evaluation.calibration_images", 1, "must be at least 2, since one image has no variance"),
+    ("objective.beta", -0.5, "objective.beta is -0.5; it must be finite and not negative"),
     ("data.validation_fraction", 1.5, "data.validation_fraction is 1.5; it must lie between 0 and 1"),
     ("data.resolution", 60, "data.resolution is 60; the conv64 backbone halves it four times, so give a multiple of 16"),
     ("model.backbone", "conv28", "data.resolution is 64; the conv28 backbone takes 28"),
@@ -65,3 +68,10 @@ def test_differences_name_the_fields():
     ours.train.epochs, ours.method = 7, "base"
     assert configs.differences(ours.to_dict(), theirs.to_dict()) == ["method ('cm_end_to_end' there, 'base' here)", "train.epochs (100 there, 7 here)"]
     assert configs.differences(theirs.to_dict(), theirs.to_dict()) == []
+
+
+def test_group_normalisation_needs_two_features_per_concept():
+    config = configs.default()
+    config.model.update(module_normalisation="group", concept_width=1)
+    with pytest.raises(configs.ConfigError, match="group normalisation of one feature is constant"):
+        configs.validate(config)

@@ -1,6 +1,7 @@
 """From a trained workdir to results, a report and a Run object."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import causal_ctx
 from causal_ctx import data, workdir
 from causal_ctx.evaluation import protocols
+from causal_ctx.files import DamagedError
 from tests import tiny
 
 
@@ -51,6 +53,76 @@ def test_a_complete_run_is_said_to_be_complete_and_not_trained_again(trained, ca
     assert "is complete" in caplog.text and "Composition" in capsys.readouterr().out
 
 
+def test_a_missing_report_is_written_and_an_unfinished_run_goes_on(trained, tmp_path, monkeypatch):
+    folder, config = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    monkeypatch.setattr(workdir, "train", lambda *_: pytest.fail("went on"))
+    (copy / "report.html").unlink()
+    workdir.train_evaluate_report(config, copy)
+    assert (copy / "report.html").exists()
+    results = json.loads((copy / "results.json").read_text())
+    assert results["train"]["finished"]
+    results["train"]["finished"] = False
+    (copy / "results.json").write_text(json.dumps(results))
+    with pytest.raises(pytest.fail.Exception, match="went on"):
+        workdir.train_evaluate_report(config, copy)
+
+
+@pytest.mark.parametrize("name, content", [("config.json", '{"seed": '), ("config.json", "[]"), ("results.json", '{"dat'), ("checkpoints", "")])
+def test_damaged_files_are_one_sentence(trained, tmp_path, name, content):
+    folder, config = trained
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if name == "checkpoints":
+        (copy / "results.json").unlink()
+        for path in (copy / "checkpoints" / "best").rglob("*"):
+            if path.is_file() and path.stat().st_size > 1000:
+                path.write_bytes(path.read_bytes()[:100])
+    else:
+        (copy / name).write_text(content)
+    with pytest.raises(DamagedError) as error:
+        workdir.train_evaluate_report(config, copy)
+    assert "\n" not in str(error.value)
+
+
+def test_both_composition_rules_are_scored_with_the_same_weights(trained):
+    folder, _ = trained
+    strict = json.loads((folder / "results.json").read_text())["protocols"]["strict"]
+    assert set(strict["composition_cut"]) == {"light+red", "mean"} and strict["composition_cut"] != strict["composition"]
+    predictor = causal_ctx.load_run(folder)._predictor
+    assert predictor.with_other_composition().with_other_composition().model == predictor.model
+
+
+def test_elbo_against_its_definition(trained):
+    """Encode, sample with the folded key, decode, and sum -BCE - KL by NumPy in float64."""
+    run = causal_ctx.load_run(trained[0])
+    predictor, images, targets = run._predictor, run.data.held_out["light"][:8], run.targets("light")
+    scores = predictor.elbo(targets, images, seed=4)
+    x = images.astype(np.float64) / 255
+    posterior = {name: value.astype(np.float64) for name, value in run.encode(images).items()}
+    noise = np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(4), 0), posterior["mean"].shape))
+    z = (posterior["mean"] + np.exp(0.5 * posterior["log_variance"]) * noise).astype(np.float32)
+    rows = np.broadcast_to(targets.astype(np.float32), (8, 3))
+    logits = np.asarray(predictor.model.apply(predictor.variables, z, rows, method="decode"), np.float64)
+    p = 1 / (1 + np.exp(-logits))
+    reconstruction = -(x * np.log(p) + (1 - x) * np.log(1 - p)).sum((1, 2, 3))
+    kl = 0.5 * (np.exp(posterior["log_variance"]) + posterior["mean"] ** 2 - 1 - posterior["log_variance"]).sum(1)
+    np.testing.assert_allclose(scores["reconstruction_nats"], reconstruction, rtol=1e-4)
+    np.testing.assert_allclose(scores["kl_nats"], kl, rtol=1e-3)
+    np.testing.assert_allclose(scores["elbo_nats"], -reconstruction - kl, rtol=1e-4)
+    bits = protocols.nats_to_bits_per_pixel(16 * 16 * np.log(2), (16, 16, 3))
+    assert bits == pytest.approx(1.0)
+
+
+def test_images_that_are_no_images_are_refused(trained):
+    run = causal_ctx.load_run(trained[0])
+    with pytest.raises(ValueError, match="must be uint8 or floating point"):
+        run.encode(np.full((2, 16, 16, 3), 100))
+    with pytest.raises(ValueError, match="must lie in"):
+        run.reconstruct(np.full((2, 16, 16, 3), 100.0), "light")
+
+
 def test_another_config_is_refused_naming_the_fields(trained):
     folder, _ = trained
     with pytest.raises(workdir.WorkdirError, match=r"another config, differing in seed \(0 there, 5 here\), train.epochs \(1 there, 2 here\)"):
@@ -81,8 +153,9 @@ def test_unknown_interventions_and_missing_runs_are_refused(trained, tmp_path):
         causal_ctx.load_run(tmp_path)
     with pytest.raises(workdir.WorkdirError, match="holds no evaluated run"):
         workdir.report(None, tmp_path)
-    with pytest.raises(workdir.WorkdirError, match="holds no trained weights"):
+    with pytest.raises(workdir.WorkdirError, match="holds no run"):
         workdir.evaluate_and_report(tiny.config(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_unwritable_workdir_is_one_sentence(tmp_path):
@@ -112,6 +185,9 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
 
         def _replace(self, variables):
             return self
+
+        def with_other_composition(self):
+            return None
 
         def elbo(self, targets, images):
             return {"elbo_nats": np.full(len(images), -16 * 16 * np.log(2))}

@@ -1,8 +1,10 @@
 """The step and the loop: devices, resuming, early stopping and refusing to go on with numbers that are none."""
 
 import json
+import re
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from causal_ctx import parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import batches
 from causal_ctx.step import Batch
-from causal_ctx.train import Interrupted, NonFiniteError, build_trainer, initial_state, restore, train
+from causal_ctx.train import Interrupted, NonFiniteError, Plan, _check_finite, build_trainer, initial_state, plan_of, restore, train
 from tests import tiny
 
 
@@ -31,10 +33,8 @@ def some_batch(config, dataset, steps=2):
     return Batch(batches.gather(dataset.train, contexts, indices), targets[contexts])
 
 
-def assert_trees_equal(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        x, y = (jax.random.key_data(v) if jax.dtypes.issubdtype(v.dtype, jax.dtypes.prng_key) else v for v in (x, y))
-        np.testing.assert_array_equal(x, y)
+def numbers(leaf):
+    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
 
 def test_one_device_equals_eight_and_the_step_is_traced_once(dataset):
@@ -89,7 +89,7 @@ def test_causal_weights_stay_clamped(dataset, tmp_path):
 
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path, monkeypatch):
     config = tiny.config()
-    _, whole, record = train(config, dataset, tmp_path / "whole")
+    *whole, record = train(config, dataset, tmp_path / "whole")
 
     signals_after = iter([5, 3, 10**9])  # the run is interrupted twice, once in mid-epoch
 
@@ -105,18 +105,18 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path,
 
         return counted
 
-    plain, stops = batches.draw, 0
+    plain, stops = batches.draw, []
     while True:
         monkeypatch.setattr(batches, "draw", interrupting(plain))
         try:
-            _, resumed, resumed_record = train(config, dataset, tmp_path / "resumed")
+            *resumed, resumed_record = train(config, dataset, tmp_path / "resumed")
             break
         except Interrupted as stop:
             assert "resumes" in str(stop)
-            stops += 1
-    assert stops == 2
-    assert_trees_equal(whole, resumed)
-    assert (record.best_epoch, record.best_elbo_nats) == (resumed_record.best_epoch, resumed_record.best_elbo_nats)
+            stops.append(int(re.search(r"step (\d+)", str(stop))[1]))
+    assert len(stops) == 2 and any(step % plan_of(config, dataset).steps_per_epoch for step in stops), "one stop must fall inside an epoch"
+    chex.assert_trees_all_equal(*(jax.tree.map(numbers, pair) for pair in (whole, resumed)))
+    assert (record.best_epoch, record.best_loss_nats) == (resumed_record.best_epoch, resumed_record.best_loss_nats)
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "resumed")]
     untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in log] for log in lines]
     assert untimed[0] == untimed[1]
@@ -128,7 +128,7 @@ def test_non_finite_loss_stops_names_step_and_term_and_keeps_the_last_good_check
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         good = checkpoints.step("newest")
     explosive = tiny.config(train__epochs=4, train__learning_rate=1e30)
-    with pytest.raises(NonFiniteError, match=r"(nats|norm|ELBO) is (nan|inf|-inf) at step \d+; the last good checkpoint is kept"):
+    with pytest.raises(NonFiniteError, match=r"\w+ is (nan|inf|-inf) at step \d+; what was saved before is kept"):
         train(explosive, dataset, tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.step("newest") == good
@@ -136,11 +136,27 @@ def test_non_finite_loss_stops_names_step_and_term_and_keeps_the_last_good_check
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_the_earliest_step_and_the_term_that_failed_first_are_named():
+    fine, late, early = np.zeros(3), np.array([0, 0, np.nan]), np.array([0, np.inf, np.nan])
+    metrics = {"gradient_norm": early, "kl_nats": early, "loss_nats": early, "reconstruction_nats": fine}
+    with pytest.raises(NonFiniteError, match="kl_nats is inf at step 101;"):
+        _check_finite(metrics, 100)
+    with pytest.raises(NonFiniteError, match="gradient_norm is inf at step 101;"):
+        _check_finite(metrics | {"kl_nats": late, "loss_nats": late}, 100)
+    _check_finite({"loss_nats": fine}, 100)
+
+
+@pytest.mark.parametrize("images, batch, cap, expected", [(24_500, 512, 8, (8, 48)), (245_000, 512, 8, (8, 480)), (3_500, 128, 8, (3, 27)), (10, 512, 8, (1, 1))])
+def test_an_epoch_is_a_whole_number_of_equal_calls_within_one_percent(images, batch, cap, expected):
+    plan = Plan.of(tiny.config(train__batch_size=batch, train__steps_per_call=cap), images)
+    assert (plan.steps_per_call, plan.steps_per_epoch) == expected
+
+
 def test_early_stopping_keeps_the_best_weights(dataset, tmp_path, monkeypatch):
-    elbos = iter([-100.0, -50.0, -60.0, -70.0, -80.0, -10.0])
-    monkeypatch.setattr("causal_ctx.train.validation_elbo_nats", lambda *_: next(elbos))
+    losses = iter([100.0, 50.0, 60.0, 70.0, 80.0, 10.0])
+    monkeypatch.setattr("causal_ctx.train.validate", lambda *_: (loss := next(losses), -loss))
     best, last, record = train(tiny.config(train__epochs=6, train__patience_epochs=2), dataset, tmp_path)
-    assert (record.best_epoch, record.best_elbo_nats, record.last_elbo_nats) == (2, -50.0, -70.0)
+    assert (record.best_epoch, record.best_loss_nats, record.last_loss_nats) == (2, 50.0, 70.0)
     assert int(last.step) == 2 * int(best.step)  # stopped two epochs after the second
 
 

@@ -114,11 +114,11 @@ def from_contexts(
     shape = np.shape(contexts[OBSERVATIONAL])[1:]
     train, validation = {}, {}
     for index, (context, given) in enumerate(contexts.items()):
-        images = _as_uint8(context, given, shape)
+        images = as_uint8(context, given, shape)
         rows = training_rows(len(images), validation_fraction)
         order = np.random.default_rng([seed, index]).permutation(len(images))
         train[context], validation[context] = images[order[:rows]], images[order[rows:]]
-    own = {context: _as_uint8(context, given, shape) for context, given in (held_out or {}).items()}
+    own = {context: as_uint8(context, given, shape) for context, given in (held_out or {}).items()}
     for context in own:
         targets(context, concepts)
     return ContextData(name, concepts, train, validation, {**validation, **own})
@@ -136,7 +136,8 @@ def _concepts(contexts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     return concepts
 
 
-def _as_uint8(context: str, given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def as_uint8(context: str, given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images [n, H, W, C] of `shape` (H, W, C), uint8 or floating point in [0, 1], as uint8. Raises ValueError, naming `context`, for any others."""
     images = np.asarray(given)
     if images.ndim != 4 or not images.size or images.shape[1:] != shape:
         raise ValueError(

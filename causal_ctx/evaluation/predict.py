@@ -40,6 +40,14 @@ class Predictor(NamedTuple):
         rows = np.broadcast_to(np.asarray(targets, np.float32), (self.calibration_images, len(targets)))
         return _calibrate(self.calibrating, self.variables, rows, self.latents)
 
+    def with_other_composition(self) -> "Predictor | None":
+        """The same weights under the other composition rule (quirk Q2); None without a context module."""
+        if self.model.context_module is None:
+            return None
+        rule = "reference" if self.model.context_module.composition == "cut" else "cut"
+        model, calibrating = (m.clone(context_module=m.context_module.clone(composition=rule)) for m in (self.model, self.calibrating))
+        return self._replace(model=model, calibrating=calibrating)
+
     def generate(self, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Mean images float32 [N, H, W, C] in [0, 1] under `targets` [K] from exogenous `noise` [N, L]."""
         variables = self.calibrated(targets)
@@ -55,7 +63,10 @@ class Predictor(NamedTuple):
         return self._map(lambda x, *_: _encode(self.model, self.variables, x), images, np.zeros(1))._asdict()
 
     def elbo(self, targets: np.ndarray, images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
-        """Per image, one posterior sample: {"elbo_nats", "reconstruction_nats", "kl_nats"}, each [N], for images uint8 [N, H, W, C]."""
+        """Per image, one posterior sample: {"elbo_nats", "reconstruction_nats", "kl_nats"}, each [N], for images uint8 [N, H, W, C].
+
+        The samples are drawn per batch of `batch_size` images.
+        """
         key = jax.random.key(seed)
         return self._map(lambda x, t, i: _elbo(self.model, self.variables, x, t, jax.random.fold_in(key, i)), images, targets)
 
@@ -81,7 +92,8 @@ def build_predictor(config: ml_collections.ConfigDict, dataset: ContextData, sta
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _calibrate(model: ConvVAE, variables: dict, targets: jax.Array, latents: int) -> dict:
-    z = jax.random.normal(jax.random.key(0), (len(targets), latents))
+    key = jax.random.fold_in(jax.random.key(0), 2**31)  # of no one else: the images that are scored come from other noise
+    z = jax.random.normal(key, (len(targets), latents))
     _, updated = model.apply(variables, z, targets, train=True, mutable=["batch_stats"], method="decode")
     return variables | {"batch_stats": variables["batch_stats"] | updated["batch_stats"]} if updated else variables
 

@@ -1,6 +1,6 @@
 """The numbers of results.json: concept, composition and reconstruction under both protocols, with their floors (spec section 5)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import ml_collections
@@ -22,35 +22,38 @@ def fresh_noise(index: int, num: int, latents: int) -> np.ndarray:
 def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor, contexts: tuple[str, ...]) -> dict:
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
-    `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights. `contexts` are
-    those that the method is validated on. `sampling_statistics_bpp` is the reconstruction in them under the statistics that "generated" layers sample with.
+    `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights;
+    `composition_cut` or `composition_reference` scores the same weights under the composition rule that the config did not choose. `contexts` are those
+    that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with.
     """
     projections = _projections(dataset, config.evaluation.projections)
-    real = lambda name: dataset.held_out[name]
-    order = list(dataset.held_out)
+    real, order = dataset.held_out, list(dataset.held_out)
 
-    def distances(predictor: Predictor) -> dict:
-        generate = lambda name: predictor.generate(dataset.targets(name), fresh_noise(order.index(name), len(real(name)), predictor.latents))
-        return _by_task(dataset, lambda name: sliced_wasserstein(generate(name), real(name), projections))
+    def distances(predictor: Predictor, names: Iterable[str] = order) -> dict:
+        generate = lambda name: predictor.generate(dataset.targets(name), fresh_noise(order.index(name), len(real[name]), predictor.latents))
+        return _by_task(dataset, lambda name: sliced_wasserstein(generate(name), real[name], projections), names)
 
     def halves(name: str) -> float:
-        half = len(real(name)) // 2
-        return sliced_wasserstein(real(name)[:half], real(name)[half : 2 * half], projections)
+        half = len(real[name]) // 2
+        return sliced_wasserstein(real[name][:half], real[name][half : 2 * half], projections)
 
-    return distances(best) | {
-        "reconstruction": {
-            "in_distribution_bpp": reconstruction_bpp(best, dataset, {name: dataset.validation[name] for name in contexts}),
-            "out_of_distribution_bpp": reconstruction_bpp(best, dataset, {name: dataset.held_out[name] for name in dataset.compositions}),
-            "sampling_statistics_bpp": _mean(
-                reconstruction_bpp(best._replace(variables=best.calibrated(dataset.targets(name))), dataset, {name: dataset.validation[name]})
-                for name in contexts
-            ),
-            "entropy_floor_bpp": _mean(entropy_floor_bpp(dataset.validation[name]) for name in contexts),
-            "out_of_distribution_entropy_floor_bpp": _mean(dataset.entropy_floor_bpp[name] for name in dataset.compositions),
-        },
-        "floor": _by_task(dataset, halves),
-        "untrained": distances(untrained),
+    scores = distances(best) | {"floor": _by_task(dataset, halves), "untrained": distances(untrained)}
+    if (other := best.with_other_composition()) and dataset.compositions:
+        rule = other.model.context_module.composition
+        scores[f"composition_{rule}"] = distances(other, dataset.compositions)["composition"]
+    validation = {name: dataset.validation[name] for name in contexts}
+    sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
+    scores["reconstruction"] = {
+        "in_distribution_bpp": reconstruction_bpp(best, dataset, validation),
+        "sampling_statistics_bpp": _mean(reconstruction_bpp(sampling(name), dataset, {name: images}) for name, images in validation.items()),
+        "entropy_floor_bpp": _mean(entropy_floor_bpp(images) for images in validation.values()),
     }
+    if dataset.compositions:
+        scores["reconstruction"] |= {
+            "out_of_distribution_bpp": reconstruction_bpp(best, dataset, {name: real[name] for name in dataset.compositions}),
+            "out_of_distribution_entropy_floor_bpp": _mean(dataset.entropy_floor_bpp[name] for name in dataset.compositions),
+        }
+    return scores
 
 
 def paper(dataset: ContextData, best: Predictor, last_epoch_bpp: float, best_epoch_bpp: float) -> dict:
@@ -64,28 +67,31 @@ def paper(dataset: ContextData, best: Predictor, last_epoch_bpp: float, best_epo
         repeated = np.concatenate([batch] * -(-len(real) // PAPER_BATCH))[: len(real)]
         return sliced_wasserstein(repeated, real, projections)
 
-    compositions = {name: dataset.held_out[name] for name in dataset.compositions}
-    return _by_task(dataset, distance) | {
-        "reconstruction": {
-            "in_distribution_bpp": last_epoch_bpp,
-            "in_distribution_best_bpp": best_epoch_bpp,
-            "out_of_distribution_bpp": reconstruction_bpp(best, dataset, compositions),
-        }
-    }
+    reconstruction = {"in_distribution_bpp": last_epoch_bpp, "in_distribution_best_bpp": best_epoch_bpp}
+    if dataset.compositions:
+        compositions = {name: dataset.held_out[name] for name in dataset.compositions}
+        reconstruction["out_of_distribution_bpp"] = reconstruction_bpp(best, dataset, compositions)
+    return _by_task(dataset, distance) | {"reconstruction": reconstruction}
 
 
 def reconstruction_bpp(predictor: Predictor, dataset: ContextData, images: dict[str, np.ndarray]) -> float:
     """Negative ELBO (beta = 1) in bits per pixel, nats / (H * W * ln 2): mean over the contexts of `images`, uint8 [n, H, W, C] each."""
-    height, width, _ = dataset.image_shape
     nats = _mean(-predictor.elbo(dataset.targets(name), array)["elbo_nats"].mean() for name, array in images.items())
-    return nats / (height * width * np.log(2))
+    return nats_to_bits_per_pixel(nats, dataset.image_shape)
 
 
-def _by_task(dataset: ContextData, distance: Callable[[str], float]) -> dict[str, dict[str, float]]:
-    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} over the held-out contexts."""
-    tasks = {"concept": [name for name in dataset.held_out if name not in dataset.compositions], "composition": dataset.compositions}
-    scores = {task: {name: float(distance(name)) for name in names} for task, names in tasks.items()}
-    return {task: values | {"mean": _mean(values.values())} for task, values in scores.items() if values}
+def nats_to_bits_per_pixel(nats: float, image_shape: tuple[int, int, int]) -> float:
+    """nats / (H * W * ln 2), not divided by channels, for image_shape (H, W, C) (spec section 5)."""
+    return nats / (image_shape[0] * image_shape[1] * np.log(2))
+
+
+def _by_task(dataset: ContextData, distance: Callable[[str], float], names: Iterable[str] | None = None) -> dict[str, dict[str, float]]:
+    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} over the held-out contexts `names` (None: all), without a task that has none."""
+    scores: dict[str, dict[str, float]] = {}
+    for name in dataset.held_out if names is None else names:
+        task = "composition" if name in dataset.compositions else "concept"
+        scores.setdefault(task, {})[name] = float(distance(name))
+    return {task: values | {"mean": _mean(values.values())} for task, values in scores.items()}
 
 
 def _projections(dataset: ContextData, number: int) -> jax.Array:

@@ -87,7 +87,8 @@ class ContextModule(nn.Module):
     """z [B, K * w_in], targets [B, K] -> decoder features [B, E] (Markham et al. 2026, section 3).
 
     Targets are an array, so one compiled program serves any mix of contexts, and `jax.vmap` over targets gives all 2^K compositions at once.
-    Raises ValueError when z or targets have another width than the module was built for.
+    `normalisation` is a kind of `normalisation.Norm`: outside this package's own evaluation "generated" is plain BatchNorm with running averages; give
+    "group" for a module that treats every example alike. Raises ValueError when z or targets have another width than the module was built for.
     """
 
     num_concepts: int

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+from causal_ctx.files import DamagedError
+
 
 def read_results(workdir) -> dict:
-    """The dict of results.json; ValueError when the run was not evaluated yet or the file cannot be read."""
+    """The dict of results.json; DamagedError when the run was not evaluated yet or the file cannot be read."""
     return _read_json(Path(workdir) / "results.json", "evaluate the run first (--mode=evaluate)")
 
 
 def read_config(workdir) -> dict:
-    """The dict of config.json; ValueError when it is missing or cannot be read."""
+    """The dict of config.json; DamagedError when it is missing or cannot be read."""
     return _read_json(Path(workdir) / "config.json", "give the workdir of a run")
 
 
@@ -30,8 +32,11 @@ def _parse(line: str):
 
 def _read_json(path: Path, remedy: str) -> dict:
     if not path.exists():
-        raise ValueError(f"{path} does not exist; {remedy}.")
+        raise DamagedError(f"{path} does not exist; {remedy}.")
     try:
-        return json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} holds no JSON object; {remedy}.")
+    return content
