@@ -74,7 +74,8 @@ def resize(config: ml_collections.ConfigDict, size: str) -> ml_collections.Confi
         raise ConfigError(f"Size {size!r} is unknown; choose one of {', '.join(SIZES)} after the colon.")
     if size == "cpu":
         config.data.update(resolution=32, train_per_context=5_000, held_out_per_context=2_000)
-        config.train.update(epochs=8, batch_size=128)  # many small steps: better at this budget than few large ones
+        config.evaluation.calibration_images = 512
+        config.train.update(epochs=5, batch_size=128)  # many small steps: better at this budget than few large ones
     if size == "tiny":
         config.data.update(resolution=16, train_per_context=200, held_out_per_context=128)
         config.train.update(epochs=2, batch_size=128, steps_per_call=2)

@@ -94,6 +94,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
     predictor, untrained = (build_predictor(config, dataset, state) for state in (best, initial))
     steps = int(last.step)
     LOG.info("Scoring %s under both protocols.", workdir)
+    strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)))
+    losses = {"in_distribution_bpp": record.last_loss_nats, "in_distribution_best_bpp": record.best_loss_nats}
+    reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
+    reconstruction |= {name: value for name, value in strict["reconstruction"].items() if name == "out_of_distribution_bpp"}
     return {
         "dataset": config.data.name,
         "method": config.method,
@@ -109,8 +113,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
             "finished": plan_of(config, dataset).finished(steps, record),
         },
         "protocols": {
-            "strict": protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation))),
-            "paper": protocols.paper(dataset, predictor, *(protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for nats in (record.last_loss_nats, record.best_loss_nats))),
+            "strict": strict,
+            "paper": protocols.paper(dataset, predictor, reconstruction),
         },
     }
 

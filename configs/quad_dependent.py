@@ -2,7 +2,7 @@
 
     python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad
 
-Why the defaults are what they are: size :cpu (32 x 32, 8 epochs), seed 0, protocol strict; floor of the data 0.030 / 0.028, `base_pooled` 0.148 / 0.191.
+Why the defaults are what they are: size :cpu with 8 epochs (--config.train.epochs=8), seed 0, protocol strict; floor of the data 0.030 / 0.028, `base_pooled` 0.148 / 0.191.
 
     noise_mixing  normalisation                      micro-batches  composition  concept  composition  bits per pixel in / out
     block         generated                          one context    reference    0.071    0.095        1.097 / 1.159   the default
