@@ -18,3 +18,7 @@ def test_every_file_that_it_names_exists():
     root = Path(__file__).parent.parent
     for name in re.findall(r"(?:causal_ctx|configs|launch|tests)/[\w/]+\.(?:py|sh|png)", README):
         assert (root / name).exists(), name
+
+
+def test_no_figure_is_left_to_fill_in():
+    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", README)
