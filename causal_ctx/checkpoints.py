@@ -17,7 +17,8 @@ class Checkpoints:
     def __init__(self, folder: Path):
         options = lambda: ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
         self._folder = Path(folder)
-        self._managers = {name: ocp.CheckpointManager(Path(folder).absolute() / name, options=options()) for name in ("newest", "best")}
+        manager = lambda name: ocp.CheckpointManager(Path(folder).absolute() / name, options=options(), item_handlers=ocp.StandardCheckpointHandler())
+        self._managers = {name: manager(name) for name in ("newest", "best")}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -36,6 +37,11 @@ class Checkpoints:
     def step(self, name: str) -> int | None:
         """The step of checkpoint `name`, None before the first."""
         return self._managers[name].latest_step()
+
+    def shapes(self, name: str, branch: str) -> dict[tuple, tuple[int, ...]]:
+        """{path: shape} of the leaves below `branch` of checkpoint `name`, without reading them."""
+        tree = self._managers[name].item_metadata(self.step(name))[branch]
+        return {path: tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
     def restore(self, name: str, like: Tree) -> Tree:
         """Checkpoint `name` with the structure, types and shardings of `like`. Raises DamagedError where there is none or it cannot be read."""

@@ -11,6 +11,7 @@ from causal_ctx.models import context_module, conv_vae, normalisation
 
 SIZES = ("paper", "cpu", "tiny")
 CONTEXTS_PER_MICRO_BATCH = ("one", "mixed")
+FROZEN_STATISTICS = ("moving", "fixed")
 
 
 class ConfigError(ValueError):
@@ -22,6 +23,7 @@ def default() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.method = "cm_end_to_end"
+    config.init_from = ""  # workdir of the trained run that cm_frozen and cm_fine_tune start from
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "quad_dependent"
@@ -57,6 +59,7 @@ def default() -> ml_collections.ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.final_learning_rate = 1e-5
     config.train.warmup_steps = 200  # a quarter of the run at most
+    config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
     config.train.patience_epochs = 20  # early stopping on the validation ELBO
     config.train.min_improvement_nats = 1e-4
@@ -94,6 +97,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
         "model.module_normalisation": normalisation.KINDS,
         "model.backbone_normalisation": normalisation.KINDS,
         "train.contexts_per_micro_batch": CONTEXTS_PER_MICRO_BATCH,
+        "train.frozen_statistics": FROZEN_STATISTICS,
     }.items():
         if _get(config, field) not in choices:
             raise ConfigError(f"{field} is {_get(config, field)!r}; choose one of {', '.join(choices)}.")
@@ -106,6 +110,11 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     for field in ("seed", "data.seed"):
         if _get(config, field) >= 2**32:
             raise ConfigError(f"{field} is {_get(config, field)}; give a number below 2^32.")
+    source = METHODS[config.method].starts_from
+    if source and not config.init_from:
+        raise ConfigError(f"method is {config.method}, which starts from a trained {source}; give that run's folder as --config.init_from, or run a sweep over both.")
+    if config.init_from and not source:
+        raise ConfigError(f"init_from is {config.init_from!r}, but {config.method} trains from scratch; leave it empty.")
     if not 0 < config.data.validation_fraction < 1:
         raise ConfigError(f"data.validation_fraction is {config.data.validation_fraction}; it must lie between 0 and 1.")
     _validate_sizes(config, num_devices)

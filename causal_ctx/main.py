@@ -1,4 +1,4 @@
-"""Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=train|evaluate|report] [--config.field=value]."""
+"""Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=MODE] [--config.field=value]."""
 
 import logging
 import re
@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import jax
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from causal_ctx import config as configs
+from causal_ctx import reproduce, sweep
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
 from causal_ctx.train import Interrupted, NonFiniteError
@@ -19,10 +21,16 @@ MODES = {
     "train": workdirs.train_evaluate_report,
     "evaluate": workdirs.evaluate_and_report,
     "report": workdirs.report,
+    "sweep": sweep.run,
+    "reproduce": reproduce.run,
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, or report (of a run or a folder of runs).")
+SEEDS = flags.DEFINE_integer("seeds", None, "Of a sweep: how many seeds, counted from the config's; a run's config becomes a sweep over them.", lower_bound=1)
+TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
+DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
+SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 
@@ -34,22 +42,39 @@ def main(argv: list[str]) -> int:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("causal_ctx").setLevel(logging.INFO)
     try:
-        if CONFIG.value is not None:
-            configs.validate(CONFIG.value, jax.device_count())
+        config = asked_for()
         if PRINT_CONFIG.value:
-            print(configs.to_json(CONFIG.value) if CONFIG.value is not None else "Give --config to print one.")
+            print(configs.to_json(config) if config is not None else "Give --config to print one.")
             return 0
         if WORKDIR.value is None:
             return refuse("No --workdir was given; name the folder that the run shall be written to.")
-        if CONFIG.value is None and MODE.value != "report":
+        if config is None and MODE.value != "report":
             return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
-        MODES[MODE.value](CONFIG.value, Path(WORKDIR.value))
+        MODES[MODE.value](config, Path(WORKDIR.value))
     except Interrupted as stop:
         refuse(str(stop))
         return 130
     except (configs.ConfigError, workdirs.WorkdirError, DamagedError, NonFiniteError, OSError) as error:
         return refuse(str(error))
     return 0
+
+
+def asked_for() -> ml_collections.ConfigDict | None:
+    """The valid config of the run or sweep that the flags describe; ConfigError if they describe none."""
+    config = CONFIG.value
+    if MODE.value == "reproduce":
+        config = reproduce.sweep_of(TABLE.value, DATASET.value, SIZE.value)
+    if config is None:
+        return None
+    is_sweep = "axes" in config
+    if is_sweep and MODE.value not in ("sweep", "reproduce"):
+        raise configs.ConfigError(f"The config describes a sweep, which --mode={MODE.value} cannot do; use --mode=sweep.")
+    if MODE.value == "sweep" or is_sweep:
+        config = sweep.over_seeds(config, SEEDS.value)
+        sweep.validate(config, jax.device_count())
+    else:
+        configs.validate(config, jax.device_count())
+    return config
 
 
 def refuse(sentence: str) -> int:

@@ -1,17 +1,34 @@
-"""The methods as data: what each sees and whether it has a context module (spec section 3)."""
+"""The methods as data: what each is, sees and trains, and from which run it starts (spec section 3)."""
 
 from typing import NamedTuple
 
+# Parameters, named by their path, of the two parts that a method treats alike. What a context module changes the shape of is NEW; the BACKBONE is as without it.
+NEW = r"context_module/.*|encoder/(mean|log_variance)/.*"
+BACKBONE = r"(encoder|decoder)/.*"
+
 
 class Method(NamedTuple):
-    """`module`: a context module stands between noise and decoder. `contexts`: "all", or "obs" for the observational images alone."""
+    """One row of the paper's comparison.
+
+    module: a context module stands between noise and decoder.
+    contexts: the images that are seen, "all" or "obs" for the observational ones alone.
+    targets: the module is told the intervention targets; False is t = 0 for every image.
+    starts_from: the method of the trained run (`init_from`) whose BACKBONE tensors are copied; empty: from scratch.
+    trains: ordered rules (regex of parameter paths, fraction of the epochs after which they train, None for never); the first that matches counts.
+    """
 
     module: bool
-    contexts: str
+    contexts: str = "all"
+    targets: bool = True
+    starts_from: str = ""
+    trains: tuple[tuple[str, float | None], ...] = ((NEW, 0.0), (BACKBONE, 0.0))
 
 
 METHODS = {
     "base": Method(module=False, contexts="obs"),
-    "base_pooled": Method(module=False, contexts="all"),
-    "cm_end_to_end": Method(module=True, contexts="all"),
+    "base_pooled": Method(module=False),
+    "cm_end_to_end": Method(module=True),
+    "cm_pooled": Method(module=True, targets=False),
+    "cm_frozen": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, None))),
+    "cm_fine_tune": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, 0.2))),
 }

@@ -15,7 +15,7 @@ from causal_ctx.data.contexts import as_uint8
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import effective_causal_blocks
-from causal_ctx.train import initial_state, restore
+from causal_ctx.start import initial_state, restore
 
 
 class Run:

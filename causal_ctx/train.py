@@ -1,29 +1,28 @@
-"""The training loop, from top to bottom: mesh, data, state, step, log, validate, stop early, save."""
+"""The training loop, from top to bottom: mesh, data, states, step, log, validate, stop early, save. One run is an ensemble of one."""
 
 import contextlib
-import dataclasses
+import json
 import logging
-import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
-import optax
 
-from causal_ctx import optim, parallel
+from causal_ctx import ensemble, parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import ContextData, batches
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.evaluation.protocols import nats_to_bits_per_pixel
-from causal_ctx.methods import METHODS
-from causal_ctx.models import build_model
+from causal_ctx.files import write_atomically
+from causal_ctx.plan import Record, plan_of, seen
 from causal_ctx.progress import MetricsLog, Progress
-from causal_ctx.step import Batch, Trainer, TrainState
+from causal_ctx.start import build_trainer, first_state, initial_state, restore, tree
+from causal_ctx.step import Batch, TrainState
 
 LOG = logging.getLogger(__name__)
 
@@ -36,78 +35,78 @@ class Interrupted(RuntimeError):
     """The run was asked to stop (Ctrl-C or SIGTERM), and has saved what it needs to resume exactly."""
 
 
-@dataclasses.dataclass
-class Record:
-    """What a run knows beside the state, all numbers: saved with it, so that a resumed run is an uninterrupted one."""
+class Member:
+    """One run of those that train together: its config, its folder, and what it knows beside the state."""
 
-    best_loss_nats: float = np.inf  # on the validation images, in the best epoch
-    best_epoch: int = -1
-    last_loss_nats: float = np.inf  # in the last one
-    seconds: float = 0.0  # of wall time: compiling, waiting for data, validating and saving included
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path, dataset: ContextData):
+        self.config, self.workdir, self.dataset, self.plan = config, Path(workdir), dataset, plan_of(config, dataset)
+        self.checkpoints, self.log = Checkpoints(self.workdir / "checkpoints"), MetricsLog(self.workdir / "metrics.jsonl")
+        self.record, self.step, self.failure = Record(), 0, None
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As arrays, for a checkpoint."""
-        return {name: np.asarray(value, np.float64) for name, value in dataclasses.asdict(self).items()}
-
-    @classmethod
-    def of(cls, arrays: dict) -> "Record":
-        """The record that `arrays` describes."""
-        return cls(**{field.name: field.type(arrays[field.name]) for field in dataclasses.fields(cls)})
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, and epochs without improvement before an early stop."""
-
-    steps_per_call: int
-    steps_per_epoch: int
-    epochs: int
-    patience: int
-
-    @classmethod
-    def of(cls, config: ml_collections.ConfigDict, num_images: int) -> "Plan":
-        """The plan of `config` for `num_images` training images, so many of which an epoch draws.
-
-        Calls of one length compile one program: of the step counts within 1 % of an epoch (or the nearest), the one that allows the longest calls.
-        """
-        exact = num_images / config.train.batch_size
-        counts = {max(1, round(exact)), *range(math.ceil(0.99 * exact), math.floor(1.01 * exact) + 1)}
-        longest = lambda count: max(n for n in range(1, config.train.steps_per_call + 1) if count % n == 0)
-        steps = max(counts, key=lambda count: (longest(count), -abs(count - exact)))
-        return cls(longest(steps), steps, config.train.epochs, config.train.patience_epochs)
+    def begin(self, mesh: jax.sharding.Mesh) -> TrainState:
+        """The state to go on from: the newest one saved, else the first."""
+        if self.checkpoints.step("newest") is None:
+            state = first_state(self.config, self.dataset, mesh)
+        else:
+            initial = initial_state(self.config, self.dataset, mesh)
+            state, self.record = restore(self.checkpoints, "newest", initial)
+            state = state.replace(hyper=initial.hyper)
+            LOG.info("Resuming %s at step %d of %d.", self.workdir.name, int(state.step), self.plan.total_steps)
+        self.step = int(state.step)
+        (self.workdir / "failure.json").unlink(missing_ok=True)
+        self.log.rewind(self.step)
+        return state
 
     @property
-    def total_steps(self) -> int:
-        """Optimiser steps of a run that does not stop early."""
-        return self.steps_per_epoch * self.epochs
+    def ended(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.failure is not None or self.plan.finished(self.step, self.record)
 
-    def finished(self, step: int, record: Record) -> bool:
-        """Whether a run at `step` has ended, early or not."""
-        return step >= self.total_steps or (record.best_epoch >= 0 and step // self.steps_per_epoch - record.best_epoch >= self.patience)
+    def advance(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Takes note of one call: metrics [S] and its share of the wall time. A value that is not finite ends the run."""
+        try:
+            check_finite(metrics, self.step)
+        except NonFiniteError as failure:
+            return self.fail(failure)
+        self.step += self.plan.steps_per_call
+        self.record.seconds += seconds
+        means = {f"train/{name}": float(values.mean()) for name, values in metrics.items()}
+        self.log.write(self.position() | {"seconds": round(self.record.seconds, 3)} | means)
 
+    def end_epoch(self, state: TrainState) -> None:
+        """Validates, keeps the best weights, saves."""
+        loss, elbo = validate(self.config, self.dataset, state)
+        try:
+            check_finite({"validation_loss_nats": np.array([loss])}, self.step)
+        except NonFiniteError as failure:
+            return self.fail(failure)
+        bpp = nats_to_bits_per_pixel(-elbo, self.dataset.image_shape)
+        self.log.write(self.position() | {"validation/loss_nats": loss, "validation/elbo_nats": elbo, "validation/elbo_bpp": bpp})
+        self.record.last_loss_nats = loss
+        if loss < self.record.best_loss_nats - self.config.train.min_improvement_nats:
+            self.record.best_loss_nats, self.record.best_epoch = loss, self.step // self.plan.steps_per_epoch
+            self.checkpoints.save("best", self.step, tree(state, self.record))
+        self.save(state)
+        if self.ended and self.step < self.plan.total_steps:
+            LOG.info("Stopping %s early: no epoch since %d was better.", self.workdir.name, self.record.best_epoch)
 
-def seen(config: ml_collections.ConfigDict, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The contexts among `images` that the config's method is trained on."""
-    return images if METHODS[config.method].contexts == "all" else {"obs": images["obs"]}
+    def save(self, state: TrainState) -> None:
+        """Writes the checkpoint to resume from."""
+        self.checkpoints.save("newest", self.step, tree(state, self.record))
 
+    def fail(self, failure: NonFiniteError) -> None:
+        """The run ends here; failure.json says why."""
+        self.failure = failure
+        write_atomically(self.workdir / "failure.json", json.dumps({"step": self.step, "message": str(failure)}))
 
-def plan_of(config: ml_collections.ConfigDict, dataset: ContextData) -> Plan:
-    """The plan for the images of `dataset` that the config's method sees."""
-    return Plan.of(config, sum(len(images) for images in seen(config, dataset.train).values()))
+    def position(self) -> dict:
+        """Where in training a logged line stands."""
+        return {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch, "images": self.step * self.config.train.batch_size}
 
-
-def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData, total_steps: int) -> Trainer:
-    """Model, Adam with the paper's schedule, and objective."""
-    model = build_model(config, len(dataset.concepts), dataset.image_shape)
-    optimizer = optax.adam(optim.learning_rate_schedule(config, total_steps))
-    clamp = config.train.clamp_causal and METHODS[config.method].module
-    return Trainer(model, optimizer, ml_collections.FrozenConfigDict(config.objective), clamp)
-
-
-def initial_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state before the first step, replicated over `mesh`."""
-    state = build_trainer(config, dataset, total_steps=1).init(config.seed, dataset.image_shape, len(dataset.concepts))
-    return jax.device_put(state, parallel.replicated(mesh))
+    def best(self, like: TrainState) -> TrainState:
+        """The state of the best epoch, after training."""
+        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
+            return restore(checkpoints, "best", like)[0]
 
 
 def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path) -> tuple[TrainState, TrainState, Record]:
@@ -115,52 +114,60 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
 
     Raises NonFiniteError (the last good checkpoint stays) and Interrupted (a checkpoint was written).
     """
-    mesh = parallel.data_mesh()
-    train_images, plan = seen(config, dataset.train), plan_of(config, dataset)
-    trainer = build_trainer(config, dataset, plan.total_steps)
-    state, record = initial_state(config, dataset, mesh), Record()
-    log = MetricsLog(workdir / "metrics.jsonl")
-    rows = parallel.split(mesh, axis=2)
-    call = jax.jit(trainer.steps, donate_argnums=0, in_shardings=(parallel.replicated(mesh), rows), out_shardings=parallel.replicated(mesh))
+    ((member, last),) = train_together([config], dataset, [workdir])
+    if member.failure:
+        raise member.failure
+    return member.best(last), last, member.record
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints, stop_signal() as asked_to_stop:
-        if checkpoints.step("newest") is not None:
-            state, record = restore(checkpoints, "newest", state)
-            LOG.info("Resuming at step %d of %d.", int(state.step), plan.total_steps)
-        step = int(state.step)
-        log.rewind(step)
+
+def train_together(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, workdirs: Sequence[Path], kind: str = "auto") -> list[tuple[Member, TrainState]]:
+    """Trains runs that differ in seed and numbers alone as one program, or goes on where each of `workdirs` stopped; returns (member, last state) of each.
+
+    A member that has ended, by early stopping or by a value that is not finite (`Member.failure`), waits while the others go on; so does one that was saved
+    ahead of them. `kind` is one of `ensemble.KINDS`. Raises Interrupted (a checkpoint of every run was written).
+    """
+    mesh, plan, trainer = parallel.data_mesh(), plan_of(configs[0], dataset), build_trainer(configs[0], dataset)
+    trainer = trainer._replace(penalised=any(build_trainer(config, dataset).penalised for config in configs))
+    members = [Member(config, workdir, dataset) for config, workdir in zip(configs, workdirs, strict=True)]
+    with contextlib.ExitStack() as stack:
+        for member in members:
+            stack.enter_context(member.checkpoints)
+        asked_to_stop = stack.enter_context(stop_signal())
+        states = ensemble.stack([member.begin(mesh) for member in members])
+        step = min((member.step for member in members if not member.ended), default=plan.total_steps)
+        if step < plan.total_steps:
+            kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: _batch(configs, dataset, step, mesh, kind))
+            states = jax.device_put(states, ensemble.state_sharding(kind, mesh))
+        progress = stack.enter_context(Progress("training", plan.total_steps, start=step))
         began = time.monotonic()
-        with Progress("training", plan.total_steps, start=step) as progress:
-            for batch in _prefetched(config, dataset, train_images, plan, range(step, plan.total_steps, plan.steps_per_call), mesh):
-                if plan.finished(step, record):
-                    LOG.info("Stopping early: no epoch since %d was better.", record.best_epoch)
-                    break
-                state, metrics = call(state, batch)
-                metrics = jax.device_get(metrics)
-                _check_finite(metrics, step)
-                step += plan.steps_per_call
-                means = {f"train/{name}": float(values.mean()) for name, values in metrics.items()}
-                position = {"step": step, "epoch": step / plan.steps_per_epoch, "images": step * config.train.batch_size}
-                record.seconds, began = record.seconds + time.monotonic() - began, time.monotonic()
-                log.write(position | {"seconds": round(record.seconds, 3)} | means)
-                progress.advance(plan.steps_per_call, f"loss {means['train/loss_nats']:.1f} nats")
+        for batch in _prefetched(lambda start: _batch(configs, dataset, start, mesh, kind), range(step, plan.total_steps, plan.steps_per_call)):
+            active = np.array([member.step == step and not member.ended for member in members])
+            states, metrics = call(states, batch, active)
+            metrics, step = jax.device_get(metrics), step + plan.steps_per_call
+            turn = [(i, member) for i, member in enumerate(members) if active[i]]
+            seconds, began = time.monotonic() - began, time.monotonic()
+            for i, member in turn:
+                member.advance({name: values[i] for name, values in metrics.items()}, seconds / len(turn))
+            progress.advance(plan.steps_per_call, f"loss {metrics['loss_nats'][active].mean():.1f} nats")
+            for i, member in turn:
+                if step % plan.steps_per_epoch == 0 and not member.failure:
+                    member.end_epoch(ensemble.member(states, i, mesh))
+                elif asked_to_stop() and not member.failure:
+                    member.save(ensemble.member(states, i, mesh))
+            if all(member.ended for member in members):
+                break
+            if asked_to_stop():
+                raise Interrupted(f"Stopped at step {step} of {plan.total_steps}; the same command resumes there.")
+    return [(member, ensemble.member(states, i, mesh)) for i, member in enumerate(members)]
 
-                if step % plan.steps_per_epoch == 0:
-                    loss, elbo = validate(config, dataset, state)
-                    _check_finite({"validation_loss_nats": np.array([loss])}, step)
-                    bpp = nats_to_bits_per_pixel(-elbo, dataset.image_shape)
-                    log.write(position | {"validation/loss_nats": loss, "validation/elbo_nats": elbo, "validation/elbo_bpp": bpp})
-                    record.last_loss_nats = loss
-                    if loss < record.best_loss_nats - config.train.min_improvement_nats:
-                        record.best_loss_nats, record.best_epoch = loss, step // plan.steps_per_epoch
-                        checkpoints.save("best", step, _tree(state, record))
-                    checkpoints.save("newest", step, _tree(state, record))
-                elif asked_to_stop():
-                    checkpoints.save("newest", step, _tree(state, record))
-                if asked_to_stop():
-                    raise Interrupted(f"Stopped at step {step} of {plan.total_steps}; the same command resumes there.")
-        best, _ = restore(checkpoints, "best", state)
-    return best, state, record
+
+def images_per_second(config: ml_collections.ConfigDict, dataset: ContextData) -> float:
+    """Training images per second of one run here, from one warm call."""
+    mesh, trainer = parallel.data_mesh(), build_trainer(config, dataset)
+    states = ensemble.stack([initial_state(config, dataset, mesh)])
+    call = ensemble.compiled("vmap", trainer, mesh, size=1)
+    seconds = ensemble.call_seconds(call, states, _batch([config], dataset, 0, mesh, "vmap"))
+    return plan_of(config, dataset).steps_per_call * config.train.batch_size / seconds
 
 
 def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> tuple[float, float]:
@@ -169,6 +176,17 @@ def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: Tra
     scores = [predictor.elbo(dataset.targets(name), images) for name, images in seen(config, dataset.validation).items()]
     elbo, kl = (float(np.mean([score[name].mean() for score in scores])) for name in ("elbo_nats", "kl_nats"))
     return -elbo + (config.objective.beta - 1) * kl, elbo
+
+
+def check_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
+    """Raises NonFiniteError for the earliest step of metrics [S], naming the term that came first on the way from images to gradient."""
+    finite = {name: np.isfinite(metrics[name]) for name in sorted(metrics, key=lambda name: (name == "gradient_norm", name == "loss_nats"))}
+    if all(values.all() for values in finite.values()):
+        return
+    offset, name = min((int(np.argmin(values)), order, name) for order, (name, values) in enumerate(finite.items()) if not values.all())[::2]
+    raise NonFiniteError(
+        f"{name} is {metrics[name][offset]} at step {first_step + offset}; what was saved before is kept, try a lower learning rate in another --workdir."
+    )
 
 
 @contextlib.contextmanager
@@ -193,43 +211,27 @@ def stop_signal() -> Iterator:
             signal.signal(number, handler)
 
 
-def _prefetched(config, dataset: ContextData, images: dict, plan: Plan, starts: range, mesh: jax.sharding.Mesh) -> Iterator[Batch]:
-    """The batches [S, R, B, ...] of the calls that begin at `starts`, each gathered while the one before it trains."""
-    t = config.train
-    sizes = [len(array) for array in images.values()]
+def _batch(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, start: int, mesh: jax.sharding.Mesh, kind: str) -> Batch:
+    """The batches [N, S, R, B, ...] of the call that begins at step `start`, a pure function of every run's seed."""
+    drawn = [_draw(config, dataset, start) for config in configs]
+    return Batch(*(parallel.place(mesh, np.stack(arrays), ensemble.batch_axis(kind)) for arrays in zip(*drawn)))
+
+
+def _draw(config: ml_collections.ConfigDict, dataset: ContextData, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """(images [S, R, B, H, W, C], targets [S, R, B, K]) of one run."""
+    t, images, steps = config.train, seen(config, dataset.train), plan_of(config, dataset).steps_per_call
+    sizes, shape, one = [len(array) for array in images.values()], (t.batch_size // t.micro_batch, t.micro_batch), t.contexts_per_micro_batch == "one"
+    drawn = [batches.draw(config.seed, step, sizes, shape, one) for step in range(start, start + steps)]
+    contexts, indices = (np.stack(part)[..., parallel.local_slice(t.micro_batch)] for part in zip(*drawn))
     targets = np.stack([dataset.targets(name) for name in images]).astype(np.float32)
-    mine = parallel.local_slice(t.micro_batch)
+    return batches.gather(images, contexts, indices), targets[contexts]
 
-    def make(start: int) -> Batch:
-        one = t.contexts_per_micro_batch == "one"
-        drawn = [batches.draw(config.seed, step, sizes, (t.batch_size // t.micro_batch, t.micro_batch), one) for step in range(start, start + plan.steps_per_call)]
-        contexts, indices = (np.stack(part)[..., mine] for part in zip(*drawn))
-        return Batch(*(parallel.place(mesh, array, axis=2) for array in (batches.gather(images, contexts, indices), targets[contexts])))
 
+def _prefetched(make: Callable[[int], Batch], starts: range) -> Iterator[Batch]:
+    """`make(start)` of all starts in turn, each gathered while the one before it trains."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(make, starts[0]) if len(starts) else None
         for start in starts:
             batch = ahead.result()
-            ahead = pool.submit(make, start + plan.steps_per_call) if start != starts[-1] else None
+            ahead = pool.submit(make, start + starts.step) if start != starts[-1] else None
             yield batch
-
-
-def _check_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
-    """Raises NonFiniteError for the earliest step of metrics [S], naming the term that came first on the way from images to gradient."""
-    finite = {name: np.isfinite(metrics[name]) for name in sorted(metrics, key=lambda name: (name == "gradient_norm", name == "loss_nats"))}
-    if all(values.all() for values in finite.values()):
-        return
-    offset, name = min((int(np.argmin(values)), order, name) for order, (name, values) in enumerate(finite.items()) if not values.all())[::2]
-    raise NonFiniteError(
-        f"{name} is {metrics[name][offset]} at step {first_step + offset}; what was saved before is kept, try a lower learning rate in another --workdir."
-    )
-
-
-def _tree(state: TrainState, record: Record) -> dict:
-    return {"state": state, "record": record.arrays()}
-
-
-def restore(checkpoints: Checkpoints, name: str, like: TrainState) -> tuple[TrainState, Record]:
-    """Checkpoint `name` as (state, record), placed like `like`."""
-    tree = checkpoints.restore(name, _tree(like, Record()))
-    return tree["state"], Record.of(tree["record"])

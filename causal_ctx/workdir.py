@@ -16,7 +16,9 @@ from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, page, reading, tables
 from causal_ctx.run import load_run
-from causal_ctx.train import initial_state, plan_of, restore, seen, train
+from causal_ctx.plan import plan_of, seen
+from causal_ctx.start import initial_state, restore
+from causal_ctx.train import train
 
 LOG = logging.getLogger(__name__)
 
@@ -43,10 +45,16 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     prepare(config, workdir)
-    results = evaluate(config, workdir)
+    score(config, load_data(config), workdir)
+    if parallel.is_first_process():
+        report(config, workdir)
+
+
+def score(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> None:
+    """Writes results.json of the trained run in `workdir`."""
+    results = evaluate(config, dataset, workdir)
     if parallel.is_first_process():
         write_atomically(workdir / "results.json", json.dumps(results, indent=2))
-        report(config, workdir)
 
 
 def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
@@ -71,20 +79,25 @@ def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_atomically(path, configs.to_json(config))
-    except OSError as error:
-        raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder of yours.") from error
+    if not path.exists():
+        make(workdir, {"config.json": configs.to_json(config)})
     differing = configs.differences(config.to_dict(), reading.read_config(workdir))
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+def make(workdir: Path, files: dict[str, str]) -> None:
+    """Makes the folder and writes `files` {name: text} into it. Raises WorkdirError where that cannot be done."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_atomically(workdir / name, text)
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder of yours.") from error
+
+
+def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> dict:
     """The contents of results.json for the trained run in `workdir`. Raises WorkdirError where nothing was trained."""
-    dataset = load_data(config)
     initial = initial_state(config, dataset, parallel.data_mesh())
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.step("best") is None:

@@ -5,20 +5,22 @@ import numpy as np
 import pytest
 
 from causal_ctx import optim
-from tests import tiny
+
+
+def rate_of(warmup_steps, total_steps):
+    return lambda step: optim.learning_rate(jnp.int32(step), jnp.float32(1e-3), jnp.float32(1e-5), warmup_steps, total_steps)
 
 
 def test_schedule_warms_up_linearly_and_ends_at_the_final_rate():
-    config = tiny.config(train__warmup_steps=200, train__learning_rate=1e-3, train__final_learning_rate=1e-5)
-    rate = optim.learning_rate_schedule(config, total_steps=1_000)
+    rate = rate_of(warmup_steps=200, total_steps=1_000)
     np.testing.assert_allclose([rate(0), rate(50), rate(200), rate(1_000)], [0, 2.5e-4, 1e-3, 1e-5], rtol=1e-5)
     np.testing.assert_allclose(rate(600), 1e-5 + 0.5 * (1e-3 - 1e-5), rtol=1e-5)  # half of the cosine
-    np.testing.assert_allclose(optim.learning_rate_schedule(config, total_steps=40)(10), 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(rate_of(warmup_steps=200, total_steps=40)(10), 1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("warmup, total", [(0, 10), (200, 1), (200, 3)])
 def test_schedule_of_very_short_runs_is_finite(warmup, total):
-    rate = optim.learning_rate_schedule(tiny.config(train__warmup_steps=warmup), total)
+    rate = rate_of(warmup, total)
     assert all(0 <= rate(step) <= 1e-3 * (1 + 1e-6) for step in range(total + 1))
 
 

@@ -15,7 +15,9 @@ from causal_ctx import parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import batches
 from causal_ctx.step import Batch
-from causal_ctx.train import Interrupted, NonFiniteError, Plan, _check_finite, build_trainer, initial_state, plan_of, restore, train
+from causal_ctx.plan import Plan, plan_of
+from causal_ctx.start import build_trainer, initial_state, restore
+from causal_ctx.train import Interrupted, NonFiniteError, check_finite, train
 from tests import tiny
 
 
@@ -47,14 +49,14 @@ def test_one_device_equals_eight_and_the_step_is_traced_once(dataset):
     results, traces = [], []
     for devices in (jax.devices()[:1], jax.devices()):
         mesh = jax.sharding.Mesh(np.array(devices), ("data",))
-        trainer = build_trainer(config, dataset, total_steps=10)._replace(optimizer=optax.sgd(1e-5))
+        trainer = build_trainer(config, dataset)._replace(optimizer=optax.with_extra_args_support(optax.scale(0.01)))
 
         def steps(state, batch):
             traces.append(len(devices))
             return trainer.steps(state, batch)
 
         call = jax.jit(steps, in_shardings=(parallel.replicated(mesh), parallel.split(mesh, 2)), out_shardings=parallel.replicated(mesh))
-        state = jax.device_put(trainer.init(0, dataset.image_shape, len(dataset.concepts)), parallel.replicated(mesh))
+        state = jax.device_put(initial_state(config, dataset, mesh), parallel.replicated(mesh))
         for _ in range(3):
             state, metrics = call(state, batch)
         results.append(jax.device_get((state.params, state.batch_stats, metrics)))
@@ -66,13 +68,13 @@ def test_one_device_equals_eight_and_the_step_is_traced_once(dataset):
 def test_update_averages_gradients_over_micro_batches(dataset):
     """Two equal micro-batches without noise in the batch statistics give the gradient norm of one."""
     config = tiny.config(model__module_normalisation="group", model__backbone_normalisation="group")
-    trainer = build_trainer(config, dataset, total_steps=10)
+    trainer = build_trainer(config, dataset)
     state = initial_state(config, dataset, parallel.data_mesh())
     batch = jax.tree.map(lambda a: a[0, :1], some_batch(config, dataset))
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     one = jax.tree.map(lambda a: a[0], batch)
     gradient = jax.jit(jax.grad(trainer.loss, has_aux=True))
-    gradients = [gradient(state.params, {}, one, k)[0] for k in jax.random.split(key, 2)]
+    gradients = [gradient(state.params, {}, state.hyper, one, k)[0] for k in jax.random.split(key, 2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
     _, metrics = jax.jit(trainer.update)(state, jax.tree.map(lambda a: jnp.concatenate([a, a]), batch))
     norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(mean)))
@@ -140,10 +142,10 @@ def test_the_earliest_step_and_the_term_that_failed_first_are_named():
     fine, late, early = np.zeros(3), np.array([0, 0, np.nan]), np.array([0, np.inf, np.nan])
     metrics = {"gradient_norm": early, "kl_nats": early, "loss_nats": early, "reconstruction_nats": fine}
     with pytest.raises(NonFiniteError, match="kl_nats is inf at step 101;"):
-        _check_finite(metrics, 100)
+        check_finite(metrics, 100)
     with pytest.raises(NonFiniteError, match="gradient_norm is inf at step 101;"):
-        _check_finite(metrics | {"kl_nats": late, "loss_nats": late}, 100)
-    _check_finite({"loss_nats": fine}, 100)
+        check_finite(metrics | {"kl_nats": late, "loss_nats": late}, 100)
+    check_finite({"loss_nats": fine}, 100)
 
 
 @pytest.mark.parametrize("images, batch, cap, expected", [(24_500, 512, 8, (8, 48)), (245_000, 512, 8, (8, 480)), (3_500, 128, 8, (3, 27)), (10, 512, 8, (1, 1))])

@@ -28,4 +28,4 @@ def build_model(config: ml_collections.ConfigDict, num_concepts: int, image_shap
         )
     backbone = kind(m.backbone_normalisation)
     encoder = Encoder(m.backbone, latent_width(config, num_concepts), m.features, backbone, momentum)
-    return ConvVAE(encoder, Decoder(m.backbone, image_shape, backbone, momentum), module)
+    return ConvVAE(encoder, Decoder(m.backbone, image_shape, backbone, momentum), module, METHODS[config.method].targets)

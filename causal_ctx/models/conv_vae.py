@@ -88,11 +88,16 @@ class Decoder(nn.Module):
 
 
 class ConvVAE(nn.Module):
-    """Encoder, optional context module, decoder. `latents` is the width of z, K * w_in with a module and E without one."""
+    """Encoder, optional context module, decoder. With `hears_targets` False the module takes every image for an observational one."""
 
     encoder: nn.Module
     decoder: nn.Module
     context_module: ContextModule | None
+    hears_targets: bool = True
+
+    def heard(self, targets: jax.Array) -> jax.Array:
+        """The targets [B, K] that reach the module: as given, or zeros."""
+        return targets if self.hears_targets else jnp.zeros_like(targets)
 
     def encode(self, images: jax.Array, train: bool = False) -> Posterior:
         """Images [B, H, W, C] in [0, 1] -> Posterior [B, L]."""
@@ -100,7 +105,7 @@ class ConvVAE(nn.Module):
 
     def decode(self, z: jax.Array, targets: jax.Array, train: bool = False) -> jax.Array:
         """z [B, L], targets [B, K] -> pixel logits [B, H, W, C]; without a module the targets have no effect."""
-        features = z if self.context_module is None else self.context_module(z, targets, train)
+        features = z if self.context_module is None else self.context_module(z, self.heard(targets), train)
         return self.decoder(features, train)
 
     def __call__(self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool) -> tuple[jax.Array, Posterior]:

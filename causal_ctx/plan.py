@@ -1,0 +1,86 @@
+"""How long a run trains and what it knows beside its state."""
+
+import dataclasses
+import math
+
+import ml_collections
+import numpy as np
+
+from causal_ctx.data import ContextData
+from causal_ctx.methods import METHODS
+
+
+@dataclasses.dataclass
+class Record:
+    """What a run knows beside the state, all numbers: saved with it, so that a resumed run is an uninterrupted one."""
+
+    best_loss_nats: float = np.inf  # on the validation images, in the best epoch
+    best_epoch: int = -1
+    last_loss_nats: float = np.inf  # in the last one
+    seconds: float = 0.0  # of wall time, shared evenly by runs that train together: compiling, waiting for data, validating and saving included
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As arrays, for a checkpoint."""
+        return {name: np.asarray(value, np.float64) for name, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def of(cls, arrays: dict) -> "Record":
+        """The record that `arrays` describes."""
+        return cls(**{field.name: field.type(arrays[field.name]) for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, and epochs without improvement before an early stop.
+
+    `thawed` is the epoch from which everything trains that ever does; patience counts from there.
+    """
+
+    steps_per_call: int
+    steps_per_epoch: int
+    epochs: int
+    patience: int
+    thawed: int = 0
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict, num_images: int) -> "Plan":
+        """The plan of `config` for `num_images` training images, so many of which an epoch draws.
+
+        Calls of one length compile one program: of the step counts within 1 % of an epoch (or the nearest), the one that allows the longest calls.
+        """
+        exact = num_images / config.train.batch_size
+        counts = {max(1, round(exact)), *range(math.ceil(0.99 * exact), math.floor(1.01 * exact) + 1)}
+        longest = lambda count: max(n for n in range(1, config.train.steps_per_call + 1) if count % n == 0)
+        steps = max(counts, key=lambda count: (longest(count), -abs(count - exact)))
+        thawed = max(epoch for _, epoch in cls._thaws(config) if epoch is not None)
+        return cls(longest(steps), steps, config.train.epochs, config.train.patience_epochs, thawed)
+
+    @staticmethod
+    def _thaws(config: ml_collections.ConfigDict) -> list[tuple[str, int | None]]:
+        """(rule, epoch from which its parameters train, None for never), in the order of the method."""
+        return [(rule, None if after is None else round(after * config.train.epochs)) for rule, after in METHODS[config.method].trains]
+
+    def trains_from(self, config: ml_collections.ConfigDict) -> np.ndarray:
+        """First training step of every group of the config's method, int32 [G]; the largest int32 for never."""
+        never = np.iinfo(np.int32).max
+        return np.array([never if epoch is None else epoch * self.steps_per_epoch for _, epoch in self._thaws(config)], np.int32)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of a run that does not stop early."""
+        return self.steps_per_epoch * self.epochs
+
+    def finished(self, step: int, record: Record) -> bool:
+        """Whether a run at `step` has ended, early or not."""
+        since = max(record.best_epoch, self.thawed)
+        return step >= self.total_steps or (record.best_epoch >= 0 and step // self.steps_per_epoch - since >= self.patience)
+
+
+def seen(config: ml_collections.ConfigDict, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The contexts among `images` that the config's method is trained on."""
+    return images if METHODS[config.method].contexts == "all" else {"obs": images["obs"]}
+
+
+def plan_of(config: ml_collections.ConfigDict, dataset: ContextData) -> Plan:
+    """The plan for the images of `dataset` that the config's method sees."""
+    return Plan.of(config, sum(len(images) for images in seen(config, dataset.train).values()))

@@ -1,0 +1,52 @@
+"""A published table by one command: what it says, what it will cost here, and then ours beside it."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from types import ModuleType
+
+import ml_collections
+
+from causal_ctx import sweep, workdir as workdirs
+from causal_ctx.config import ConfigError
+from causal_ctx.plan import plan_of
+from causal_ctx.progress import duration
+from causal_ctx.train import images_per_second
+
+LOG = logging.getLogger(__name__)
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
+    """The sweep that makes `table` (a file in configs/sweeps/) on `dataset` (a file in configs/) at `size`. Raises ConfigError for names of no file."""
+    axes = sweep.axes(_module(CONFIGS / "sweeps", table, "--table").get_config(size))
+    return sweep.sweep(_module(CONFIGS, dataset, "--dataset").get_config(size), axes)
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Says what is missing in `workdir` and what it will cost, trains and scores it, and prints the table."""
+    runs = sweep.members(config, workdir)
+    missing = {name: run for name, run in runs.items() if not sweep.complete(workdir / name)}
+    LOG.info("%d runs, of which %d are missing%s", len(runs), len(missing), f"; training them will take about {duration(cost_seconds(missing))}." if missing else ".")
+    sweep.run(config, workdir)
+
+
+def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:
+    """Estimated wall time of training `runs` here, scoring not counted: their images over the rate of the first one that has a context module."""
+    by_content = {run.data.to_json(): run for run in runs.values()}
+    loaded = {content: workdirs.load_data(run) for content, run in by_content.items()}
+    load = lambda run: loaded[run.data.to_json()]
+    images = sum(plan_of(run, load(run)).total_steps * run.train.batch_size for run in runs.values())
+    typical = max(runs.values(), key=lambda run: run.method.startswith("cm_"))
+    return images / images_per_second(typical, load(typical))
+
+
+def _module(folder: Path, name: str, flag: str) -> ModuleType:
+    path = folder / f"{name}.py"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in folder.glob("*.py"))) or f"none, since {folder} is not there: run from a checkout"
+        raise ConfigError(f"{flag}={name} names no config; choose one of {known}.")
+    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,174 @@
+"""Many runs: the product of some axes over one config. Runs of equal shapes train together; every member is an ordinary run directory."""
+
+import copy
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+
+from causal_ctx import config as configs
+from causal_ctx import ensemble, workdir as workdirs
+from causal_ctx.config import ConfigError
+from causal_ctx.files import write_atomically
+from causal_ctx.methods import METHODS
+from causal_ctx.reports import reading
+from causal_ctx.start import StartError, source_config
+from causal_ctx.train import train_together
+
+LOG = logging.getLogger(__name__)
+
+# In these the runs of one program may differ: the arrays have equal shapes and the values are arguments of the compiled step.
+NUMBERS = "seed init_from method objective.beta objective.group_penalty objective.l2_penalty train.learning_rate train.final_learning_rate".split()
+
+
+def sweep(run: ml_collections.ConfigDict, axes: dict[str, Sequence]) -> ml_collections.ConfigDict:
+    """The config of a sweep, locked: `run`, `axes` with the same fields, each a tuple of values (empty: as in `run`), and `ensemble`, one of `ensemble.KINDS`.
+
+    Raises ConfigError for an axis over a field that `run` does not have.
+    """
+    config = ml_collections.ConfigDict({"run": run, "axes": _empty(run), "ensemble": "auto"}).lock()
+    for field, values in axes.items():
+        try:
+            config.axes.update_from_flattened_dict({field: tuple(values)})
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"The sweep's axis {field} is no field of a run; see --print_config for those it has.") from error
+    return config
+
+
+def over_seeds(config: ml_collections.ConfigDict, seeds: int | None) -> ml_collections.ConfigDict:
+    """The sweep `config`, or the sweep over one run's config, with `seeds` seeds, the run's own first; None leaves the seeds as they are."""
+    config = config if "axes" in config else sweep(config, {})
+    if seeds is not None:
+        config.axes.seed = tuple(range(config.run.seed, config.run.seed + seeds))
+    return config
+
+
+def _empty(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict({name: _empty(value) if isinstance(value, ml_collections.ConfigDict) else () for name, value in run.items()})
+
+
+def axes(config: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """{dotted field: values} of the axes that the sweep varies. Raises ConfigError for a sweep without one, and for a value listed twice."""
+    varied = {field: values for field, values in _flat(config.axes).items() if values}
+    if not varied:
+        raise ConfigError("The sweep has no axis; give one, for example --config.axes.seed=0,1,2.")
+    for field, values in varied.items():
+        twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+        if twice is not None:
+            raise ConfigError(f"The sweep's axis {field} lists {twice!r} twice; every run is trained once, so name it once.")
+    return varied
+
+
+def _flat(config: ml_collections.ConfigDict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, ml_collections.ConfigDict) else {prefix + name: value}
+    return flat
+
+
+def members(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, ml_collections.ConfigDict]:
+    """{name of its folder below `workdir`: config} of every run; those that start from another run are given their sibling's folder.
+
+    Raises ConfigError for values of a wrong type and for a method whose source is not in the sweep.
+    """
+    varied = axes(config)
+    points = [dict(zip(varied, point)) for point in itertools.product(*varied.values())]
+    runs = {}
+    for point in points:
+        run = copy.deepcopy(config.run)
+        for field, value in point.items():
+            _set(run, field, value)
+        source = METHODS[run.method].starts_from if run.method in METHODS else ""
+        if source and not run.init_from:
+            sibling = point | {"method": source}
+            if sibling not in points:
+                raise ConfigError(f"{run.method} starts from {source}, which the sweep does not train; add it to axes.method, or give run.init_from.")
+            run.init_from = str(workdir / folder_name(sibling))
+        runs[folder_name(point)] = run
+    return runs
+
+
+def folder_name(point: dict) -> str:
+    """A member's folder: its values, under the last part of the field's name where that is unambiguous."""
+    last = [field.split(".")[-1] for field in point]
+    named = {short if last.count(short) == 1 else field: value for (field, value), short in zip(point.items(), last)}
+    return ",".join(f"{name}={value}" for name, value in named.items()).replace("/", "_")
+
+
+def _set(run: ml_collections.ConfigDict, field: str, value) -> None:
+    """Sets one field; a whole number is taken for a number."""
+    *parents, name = field.split(".")
+    for parent in parents:
+        run = run[parent]
+    try:
+        run[name] = float(value) if isinstance(run[name], float) and isinstance(value, int) else value
+    except TypeError as error:
+        raise ConfigError(f"The sweep's axis {field} lists {value!r}, which is no {type(run[name]).__name__}.") from error
+
+
+def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises ConfigError for a sweep of which any run is impossible."""
+    if config.ensemble not in ensemble.KINDS:
+        raise ConfigError(f"ensemble is {config.ensemble!r}; choose one of {', '.join(ensemble.KINDS)}.")
+    for name, run in members(config, Path()).items():
+        try:
+            configs.validate(run, num_devices)
+        except ConfigError as error:
+            raise ConfigError(f"Run {name} of the sweep: {error}") from error
+
+
+def groups(runs: dict[str, ml_collections.ConfigDict]) -> list[list[str]]:
+    """Names of the runs that can train as one program, those that others start from first."""
+    together: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        together.setdefault(shape_of(run), []).append(name)
+    return sorted(together.values(), key=lambda names: any(METHODS[runs[name].method].starts_from for name in names))
+
+
+def shape_of(run: ml_collections.ConfigDict) -> str:
+    """Equal for runs whose arrays have equal shapes and whose programs are the same."""
+    method = METHODS[run.method]
+    fixed = {field: value for field, value in _flat(run).items() if field not in NUMBERS}
+    return json.dumps([fixed, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains and scores whatever `workdir` lacks of the sweep, then writes its tables and page. Raises Interrupted; the same command goes on."""
+    runs = members(config, workdir)
+    workdirs.make(workdir, {"sweep.json": json.dumps({"axes": axes(config), "run": config.run.to_dict()}, indent=2)})
+    for name, member in runs.items():
+        workdirs.prepare(member, workdir / name)
+    together = groups(runs)
+    for number, names in enumerate(together, start=1):
+        missing = [name for name in names if not complete(workdir / name)]
+        if missing:
+            LOG.info("Program %d of %d: %s.", number, len(together), "; ".join(missing))
+            finish(config.ensemble, {workdir / name: runs[name] for name in missing})
+    workdirs.report(None, workdir)
+
+
+def complete(folder: Path) -> bool:
+    """Whether the run in `folder` was trained to its end and scored, or diverged."""
+    return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"]["finished"])
+
+
+def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:
+    """Trains the runs {folder: config} of one program together, then scores each. One that cannot start or diverges is left with its failure.json."""
+    for folder, config in list(runs.items()):
+        try:
+            METHODS[config.method].starts_from and source_config(config)
+        except StartError as error:
+            LOG.warning("%s is left out: %s", folder.name, error)
+            write_atomically(folder / "failure.json", json.dumps({"step": 0, "message": str(error)}))
+            del runs[folder]
+    if not runs:
+        return
+    dataset = workdirs.load_data(next(iter(runs.values())))
+    for member, _ in train_together(list(runs.values()), dataset, list(runs), kind):
+        if member.failure:
+            LOG.warning("%s diverged: %s", member.workdir.name, member.failure)
+        else:
+            workdirs.score(member.config, dataset, member.workdir)

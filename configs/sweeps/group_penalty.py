@@ -1,0 +1,13 @@
+"""Ablation: group sparsity of the causal matrix, cm_end_to_end, five seeds; all runs are one program.
+
+    python -m causal_ctx.main --mode=reproduce --table=group_penalty --dataset=quad_independent --size=cpu --workdir=runs/group_penalty
+"""
+
+from causal_ctx import config, sweep
+
+
+def get_config(size: str = "paper"):
+    """The sweep on quad_independent at size "paper", "cpu" or "tiny"."""
+    run = config.default()
+    run.data.name = "quad_independent"
+    return sweep.sweep(config.resize(run, size), {"objective.group_penalty": (0.0, 1.0, 10.0, 100.0), "seed": range(5)})

@@ -1,0 +1,13 @@
+"""The paper's main comparison: all six methods, five seeds; the runs that start from base_pooled start from that of their own seed.
+
+    python -m causal_ctx.main --mode=sweep --config=configs/sweeps/main.py:cpu --workdir=runs/main
+    python -m causal_ctx.main --mode=reproduce --table=main --dataset=quad_dependent --size=cpu --seeds=3 --workdir=runs/main
+"""
+
+from causal_ctx import config, sweep
+from causal_ctx.methods import METHODS
+
+
+def get_config(size: str = "paper"):
+    """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
+    return sweep.sweep(config.resize(config.default(), size), {"method": METHODS, "seed": range(5)})

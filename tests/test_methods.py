@@ -1,0 +1,155 @@
+"""What each method sees, trains and starts from."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from causal_ctx import optim, parallel
+from causal_ctx.methods import BACKBONE, METHODS, NEW
+from causal_ctx.plan import plan_of
+from causal_ctx.start import StartError, build_trainer, first_state, initial_state
+from causal_ctx.train import train
+from tests import tiny
+from tests.test_train import numbers, some_batch
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return tiny.dataset()
+
+
+@pytest.fixture(scope="module")
+def pooled(dataset, tmp_path_factory):
+    """The workdir of a trained base_pooled."""
+    return trained_source(dataset, tmp_path_factory.mktemp("pooled"))
+
+
+def trained_source(dataset, folder, **overrides):
+    from causal_ctx.workdir import prepare
+
+    config = tiny.config(method="base_pooled", train__epochs=1, **overrides)
+    prepare(config, folder)
+    train(config, dataset, folder)
+    return folder
+
+
+def parts(state):
+    """({path: array} of the backbone, of the rest), parameters only."""
+    rules = (NEW, BACKBONE)
+    groups = jax.tree.leaves(optim.groups(rules, state.params))
+    named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)]
+    return tuple({name: leaf for (name, leaf), group in zip(named, groups) if group == wanted} for wanted in (1, 0))
+
+
+def starting(method, pooled, **overrides):
+    return tiny.config(method=method, init_from=str(pooled), **overrides)
+
+
+def steps(config, dataset, state, number):
+    update, batch = jax.jit(build_trainer(config, dataset).update), some_batch(config, dataset, steps=1)
+    for _ in range(number):
+        state, _ = update(state, jax.tree.map(lambda a: a[0], batch))
+    return state
+
+
+@pytest.mark.parametrize("method", ["cm_frozen", "cm_fine_tune"])
+def test_the_backbone_is_copied_and_frozen_bit_for_bit_while_the_rest_trains(method, dataset, pooled):
+    config = starting(method, pooled, train__epochs=10)
+    first = first_state(config, dataset, parallel.data_mesh())
+    fresh = initial_state(config, dataset, parallel.data_mesh())
+    thaw = plan_of(config, dataset).trains_from(config)[1]
+    assert thaw == (np.iinfo(np.int32).max if method == "cm_frozen" else 2 * plan_of(config, dataset).steps_per_epoch)
+    backbone, rest = parts(first)
+    assert all((leaf == parts(fresh)[1][name]).all() for name, leaf in rest.items())
+    assert any((leaf != parts(fresh)[0][name]).any() for name, leaf in backbone.items())
+
+    later = steps(config, dataset, first.replace(step=first.step + 3), 3)
+    assert all((leaf == backbone[name]).all() for name, leaf in parts(later)[0].items())
+    moved = {name for name, leaf in parts(later)[1].items() if (leaf != rest[name]).any()}
+    assert {name for name in rest if "noise" not in name} <= moved  # the noise weights of absent contexts have no gradient
+
+
+def test_the_phase_switch_changes_nothing_else(dataset, pooled):
+    """In the last frozen step only the new part moves; in the next one everything, the backbone by Adam's first step, and moments and counts of the new part go on."""
+    config = starting("cm_fine_tune", pooled, train__epochs=10)
+    state = first_state(config, dataset, parallel.data_mesh())
+    thaw = int(state.hyper.trains_from[1])
+    before = steps(config, dataset, state.replace(step=state.step + thaw - 1), 1)
+    after = steps(config, dataset, before, 1)
+    assert int(before.step) == thaw and all((leaf == parts(state)[0][name]).all() for name, leaf in parts(before)[0].items())
+    assert all((leaf != parts(before)[0][name]).any() for name, leaf in parts(after)[0].items())
+    counts = lambda s: [int(s.opt_state.inner_states[group].inner_state.count) for group in (0, 1)]
+    assert (counts(before), counts(after)) == ([1, 0], [2, 1])
+    untouched = jax.tree.leaves(before.opt_state.inner_states[1].inner_state.mu)
+    assert all((np.asarray(leaf) == 0).all() for leaf in untouched)
+    everything = steps(tiny.config(train__epochs=10), dataset, before.replace(hyper=before.hyper._replace(trains_from=before.hyper.trains_from * 0)), 1)
+    chex.assert_trees_all_equal(parts(after), parts(everything))
+
+
+def test_frozen_statistics_move_or_stay_as_asked(dataset, pooled):
+    stats = {}
+    for choice in ("moving", "fixed"):
+        config = starting("cm_frozen", pooled, train__frozen_statistics=choice)
+        first = first_state(config, dataset, parallel.data_mesh())
+        stats[choice] = first.batch_stats, steps(config, dataset, first, 1).batch_stats
+    for choice, (before, after) in stats.items():
+        same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), before, after)
+        assert all(jax.tree.leaves(same["decoder"])) == (choice == "fixed")
+        assert not any(jax.tree.leaves(same["context_module"]))
+
+
+def test_cm_pooled_ignores_targets_exactly(dataset):
+    config = tiny.config(method="cm_pooled", objective__group_penalty=1.0)
+    trainer, state = build_trainer(config, dataset), initial_state(config, dataset, parallel.data_mesh())
+    batch = jax.tree.map(lambda a: a[0], some_batch(config, dataset, steps=1))
+    update = jax.jit(trainer.update)
+    told, untold = (jax.tree.map(numbers, update(state, batch._replace(targets=targets))) for targets in (batch.targets, batch.targets * 0))
+    assert batch.targets.any()
+    chex.assert_trees_all_equal(told, untold)
+    hearing = build_trainer(tiny.config(objective__group_penalty=1.0), dataset)
+    _, heard = jax.jit(hearing.update)(state, batch)
+    assert float(heard["loss_nats"]) != float(told[1]["loss_nats"])
+
+
+def test_a_parameter_that_no_rule_names_is_an_error():
+    with pytest.raises(ValueError, match="No rule says whether flow/kernel trains"):
+        optim.groups((NEW, BACKBONE), {"flow": {"kernel": np.zeros(1)}, "decoder": {"kernel": np.zeros(1)}})
+
+
+def test_patience_counts_from_the_thaw():
+    from causal_ctx.plan import Plan, Record
+
+    record = Record(best_epoch=1, best_loss_nats=1.0)
+    frozen, thawed = Plan(1, 1, 100, 5), Plan(1, 1, 100, 5, thawed=20)
+    assert frozen.finished(6, record) and not thawed.finished(24, record) and thawed.finished(25, record)
+
+
+def test_what_cannot_be_started_from_is_refused(dataset, pooled, tmp_path):
+    mesh = parallel.data_mesh()
+    with pytest.raises(StartError, match="nowhere holds no run to start from; give the --workdir of a trained base_pooled"):
+        first_state(starting("cm_frozen", tmp_path / "nowhere"), dataset, mesh)
+    with pytest.raises(StartError, match=r"is another one: .*decoder/dense_1/linear/kernel \(\[16, 256\] there, \[32, 256\] here\)"):
+        first_state(starting("cm_frozen", pooled, model__features=32), dataset, mesh)
+    with pytest.raises(StartError, match=r"decoder/activation_0/norm/group/bias \(missing there, \[128\] here\)"):
+        first_state(starting("cm_frozen", pooled, model__backbone_normalisation="group"), dataset, mesh)
+    diverged = trained_source(dataset, tmp_path / "diverged")
+    (diverged / "failure.json").write_text("{}")
+    with pytest.raises(StartError, match="diverged, so nothing can start from it"):
+        first_state(starting("cm_frozen", diverged), dataset, mesh)
+    other = tmp_path / "other"
+    other.mkdir()
+    from causal_ctx import config as configs
+
+    (other / "config.json").write_text(configs.to_json(tiny.config()))
+    with pytest.raises(StartError, match="holds a run of cm_end_to_end, but cm_frozen starts from base_pooled"):
+        first_state(starting("cm_frozen", other), dataset, mesh)
+    (other / "config.json").write_text(configs.to_json(tiny.config(method="base_pooled")))
+    with pytest.raises(StartError, match="has no trained weights yet"):
+        first_state(starting("cm_frozen", other), dataset, mesh)
+
+
+def test_methods_are_the_papers_six():
+    assert [(m.module, m.contexts, m.targets, m.starts_from) for m in METHODS.values()] == [
+        (False, "obs", True, ""), (False, "all", True, ""), (True, "all", True, ""), (True, "all", False, ""),
+        (True, "all", True, "base_pooled"), (True, "all", True, "base_pooled")]
