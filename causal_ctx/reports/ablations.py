@@ -42,7 +42,7 @@ def pictures(results: list[dict], axes: dict[str, list]) -> list[Picture]:
 
 
 def _picture(results: list[dict], field: str, protocol: str) -> Picture | None:
-    panels = {heading.replace(": ", ":\n"): found for measure, heading in MEASURES.items() if (found := lines(results, field, protocol, measure))}
+    panels = {heading: found for measure, heading in MEASURES.items() if (found := lines(results, field, protocol, measure))}
     values = sorted({p.x for found in panels.values() for points in found.values() for p in points})
     if len(values) < 2:
         return None

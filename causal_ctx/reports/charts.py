@@ -47,7 +47,7 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Ima
 def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None) -> Image.Image:
     """A panel per term `train/*_nats` and one for `validation/elbo_bpp`; per label a colour, per seed a line; x: images seen."""
     keys = terms(records)
-    figure, axes = _panels(len(keys), 2.3, list(records) if len(records) > 1 else [])
+    figure, axes = _panels(len(keys), min(4, len(keys)), 2.3, list(records) if len(records) > 1 else [])
     for axis, key in zip(axes, keys):
         if floor_bpp is not None and key == "validation/elbo_bpp":
             axis.axhline(floor_bpp, **FLOOR)
@@ -71,10 +71,14 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
         keys["published"] = dict(PUBLISHED, color=COLOURS[1] if len(labels) == 1 else INK)
     if any(p.floor for p in points):
         keys["floor"] = FLOOR
-    figure, axes = _panels(len(panels), 2.6, list(keys))
+    figure, axes = _panels(len(panels), min(2, len(panels)), 2.4, list(keys))
+    step = min(3.5, 20 / len(labels))  # points by which marks at one value stand apart
     for axis, (title, lines) in zip(axes, panels.items()):
         for label, line in lines.items():
-            _line(axis, line, shades[label], hollow[label])
+            shift = step * (2 * labels.index(label) - len(labels) + 1)
+            _bars(axis, [(p.x, p.ours) for p in line], shift, color=shades[label], marker="o", markersize=4)
+            _bars(axis, [(p.x, p.published) for p in line], shift + step, **PUBLISHED | {"color": hollow[label]})
+            axis.plot(*np.reshape([(p.x, p.floor.mean) for p in line if p.floor], (-1, 2)).T, **FLOOR)
         _along(axis, sorted({p.x for p in points}), x_name)
         _finish(axis, title)
     _legend(figure, keys)
@@ -86,9 +90,8 @@ def colours(num: int) -> list:
     return list(COLOURS[:num]) if num <= len(COLOURS) else [colorsys.hls_to_rgb(i / num, 0.52, 0.55) for i in range(num)]
 
 
-def _panels(num: int, height: float, labels: list[str]) -> tuple[Figure, np.ndarray]:
-    """A figure with `num` panels of a height in inches, at most four beside one another, and room for a legend of `labels`."""
-    columns = min(4, num)
+def _panels(num: int, columns: int, height: float, labels: list[str]) -> tuple[Figure, np.ndarray]:
+    """A figure with `num` panels of a height in inches, and room for a legend of `labels`."""
     lines = -(-num // columns)
     legend = 0.19 * -(-len(labels) // _legend_columns(labels)) if labels else 0
     figure = Figure(figsize=(9.4, height * lines + legend), dpi=DPI, layout="constrained")
@@ -107,19 +110,14 @@ def _legend_columns(labels: list[str]) -> int:
     return max(1, min(6, len(labels), 130 // (8 + max(map(len, labels)))))  # 130 characters are about the width of the figure
 
 
-def _line(axis: Axes, line: list, colour, hollow) -> None:
-    """One line of an ablation, its published points a little to the right, and its floor."""
-    _bars(axis, [(p.x, p.ours) for p in line], color=colour, marker="o", markersize=4)
-    aside = axis.transData + ScaledTranslation(3.5 / 72, 0, axis.figure.dpi_scale_trans)
-    _bars(axis, [(p.x, p.published) for p in line], transform=aside, **PUBLISHED | {"color": hollow})
-    floor = [(p.x, p.floor.mean) for p in line if p.floor]
-    axis.plot(*np.reshape(floor, (-1, 2)).T, **FLOOR)
-
-
-def _bars(axis: Axes, estimates: list, **style) -> None:
+def _bars(axis: Axes, estimates: list, shift: float, **style) -> None:
+    """Means with bars of their standard errors at (x, Estimate or None), drawn `shift` points to the right of x."""
     found = [(x, e.mean, math.nan if e.standard_error is None else e.standard_error) for x, e in estimates if e]
     x, mean, error = np.reshape(found, (-1, 3)).T
-    axis.errorbar(x, mean, error, capsize=2, linewidth=1.3, elinewidth=1.1, **style)
+    aside = axis.transData + ScaledTranslation(shift / 72, 0, axis.figure.dpi_scale_trans)
+    axis.errorbar(x, mean, error, transform=aside, capsize=2, linewidth=1.3, elinewidth=1.1, **style)
+    spread = np.nan_to_num(error)
+    axis.update_datalim([*zip(x, mean - spread), *zip(x, mean + spread)])  # which shifted marks do not do
 
 
 def _along(axis: Axes, values: list[float], name: str) -> None:

@@ -177,7 +177,7 @@ def _missing(results: list[dict], folder: Folder) -> str:
     total = len(results) + len(folder.diverged) + folder.unfinished
     said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(sentence)}</dd>" for name, sentence in folder.diverged.items())
     return (f'<section class="missing" aria-label="Runs without results"><p>Of {total} runs {len(folder.diverged)} diverged and {folder.unfinished} '
-            f"are not finished; neither are in any mean.</p>{f'<dl>{said}</dl>' if said else ''}</section>")
+            f"did not finish; the means leave them out.</p>{f'<dl>{said}</dl>' if said else ''}</section>")
 
 
 def _details(results: list[dict]) -> str:
