@@ -6,6 +6,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causal_ctx.reports import charts, figures, formats, page, tables
-from causal_ctx.reports.published import Estimate, published
-from causal_ctx.reports.reading import read_metrics, read_results
+from causal_ctx.reports import charts, figures, formats, labels, page, tables
+from causal_ctx.reports.published import Estimate, published, setting_of
+from causal_ctx.reports.reading import Folder, read_metrics, read_results
 from causal_ctx.reports.verdict import verdict
 
 ALWAYS = {"compositions", "samples", "reconstructions", "training_curves"}
@@ -134,6 +135,36 @@ def test_published_pairs_are_found_in_either_order():
     assert published("quad_dependent", "base", "composition", "quad1+size") == published("quad_dependent", "base", "composition", "size+quad1") is not None
 
 
+def test_every_ablation_is_found_under_its_setting_whatever_the_form_of_its_numbers():
+    def composition(**setting):
+        return published("quad_independent", "cm_end_to_end", "composition", "mean", setting=setting)
+
+    assert composition(beta=0.5).mean == 0.07107 and composition(group_penalty=100.0).mean == 0.11085 and composition(l2_penalty=1).mean == 0.07553
+    assert composition(depth=4, noise_width=16.0, concept_width=32).mean == 0.08047
+    assert composition(beta=1) == composition(beta=1.0) == composition() == Estimate(0.08106, 0.00428, 5)
+    assert composition(beta=0.5, l2_penalty=1) is None and composition(beta=3) is None
+    assert published("mnist", "cm_end_to_end", "concept", "mean", setting={"noise_width": 15}).mean == published("mnist", "cm_end_to_end", "concept", "mean").mean
+    assert published("quad_dependent", "cm_end_to_end", "concept", "mean", setting={"beta": 2.0}) is None  # no ablation of that data set
+
+
+def test_studies_that_share_a_setting_publish_the_same_number():
+    text = (resources.files("causal_ctx.reports") / "published_context_module.csv").read_text("utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        setting = {name: float(number) for name, number in (part.split("=") for part in row["setting"].split(",") if part)}
+        task = row["task"].split("_")[0]
+        if row["task"] in ("concept_swd", "composition_swd", "reconstruction_bpp"):
+            assert published(row["dataset"], row["method"], task, row["context"], row["backbone"], setting).mean == float(row["mean"]), row
+
+
+def test_a_run_stands_beside_the_published_value_of_its_own_config():
+    config = {"method": "cm_end_to_end", "objective.beta": 0.5, "train.learning_rate": 0.1}
+    assert setting_of(config) == {"beta": 0.5}
+    assert setting_of(config | {"method": "base", "model.depth": 4}) == {"beta": 0.5}  # no module: no depth
+    one = results() | {"dataset": "quad_independent", "config": config}
+    assert cells([one], group=1)["published"].mean == 0.07107
+    assert cells([one | {"config": config | {"objective.beta": 3.0}}], group=1)["published"] is None
+
+
 def test_what_was_not_published_is_none_and_a_single_seed_has_no_error():
     assert published("quad_dependent", "cm_end_to_end", "concept", "nothing") is None
     assert published("own_data", "cm_end_to_end", "concept", "mean") is None
@@ -170,6 +201,19 @@ def test_summary_puts_published_floor_and_untrained_beside_ours():
     assert row["above floor"] == pytest.approx(row["ours"].mean - row["floor"].mean)
     assert row["untrained"].mean == strict["untrained"]["concept"]["mean"]
     assert cells([one], group=1)["ours"].mean == strict["composition"]["mean"]
+
+
+def test_differences_are_told_in_their_standard_errors_where_both_sides_have_one():
+    assert cells([results()])["in s.e."] is None
+    several = [results(seed=0), results(seed=1)]
+    means = [r["protocols"]["strict"]["concept"]["mean"] for r in several]
+    expected = (sum(means) / 2 - 0.11632) / math.hypot(abs(means[0] - means[1]) / 2, 0.00351)
+    assert cells(several)["in s.e."] == pytest.approx(expected)
+    table = tables.summary_tables(several)[0]
+    for rendered in map(lambda f: f(table), (formats.text, formats.markdown, formats.html)):
+        assert f"{expected:+.1f}".replace("-", "−") in rendered
+    assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0, 4.0, 2)) == 5
+    assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0)) is None and tables.combined_error(None, Estimate(1.0, 1.0, 2)) is None
 
 
 def test_reconstruction_stands_above_the_entropy_floor_and_beside_the_same_epoch():
@@ -236,6 +280,17 @@ def test_markdown_and_latex_mark_the_lowest_and_escape():
     assert all(line.count(" & ") == len(tables.COLUMNS) for line in tex.splitlines() if " & " in line)
 
 
+def test_text_and_html_mark_the_lowest_of_several_rows():
+    one, two = results(), results("base_pooled")
+    text = formats.text(tables.summary_tables([one, two])[0])
+    starred = [line.split()[0] for line in text.splitlines() if re.search(r"\d\*", line)]
+    assert starred == ["cm_end_to_end"] * 4 and "* lowest of its group" in text
+    assert "*" not in formats.text(tables.summary_tables([one])[0])
+    html = formats.html(tables.summary_tables([one, two])[0])
+    assert html.count('class="best"') == html.count("<tbody>") == 4
+    assert re.search(r'cm_end_to_end</th><td>1</td><td><strong class="best">0\.\d+</strong>', html)
+
+
 def test_comma_separated_holds_every_number_at_full_precision():
     several = [results(seed=0), results(seed=1)]
     lines = list(csv.DictReader(io.StringIO(tables.comma_separated(several))))
@@ -254,6 +309,36 @@ def test_verdict_compares_the_module_with_the_baseline():
     assert "one seed" in better[0] and len(better) == 3
     seeds = verdict([results(m, s) for m in ("cm_end_to_end", "base_pooled") for s in range(3)])
     assert re.search(r"the difference is \d+\.\d times its standard error over 3 seeds each", seeds[0])
+
+
+def composing(**scores) -> list[dict]:
+    """Results of methods whose strict composition is as given, a number or one per seed."""
+    made = []
+    for method, numbers in scores.items():
+        for seed, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
+            made.append(results(method, seed))
+            made[-1]["protocols"]["strict"]["composition"]["mean"] = number
+    return made
+
+
+def test_verdict_says_whether_the_published_order_holds():
+    blind = dict(base=0.22, base_pooled=0.21, cm_pooled=[0.20, 0.202])
+    order = verdict(composing(cm_end_to_end=0.12, cm_frozen=[0.13, 0.132], **blind))[1]
+    assert order.startswith("The published order on composition, the modules told the interventions (cm_end_to_end, cm_frozen) ahead of the methods blind "
+                            "to them (base, base_pooled, cm_pooled), holds; its narrowest step is from cm_frozen to cm_pooled, 0.070: the difference is 49.5 times")
+    order = verdict(composing(cm_end_to_end=0.12, cm_frozen=0.25, **blind))[1]
+    assert "does not hold: cm_frozen (0.250) is not ahead of base (0.220); cm_frozen (0.250) is not ahead of base_pooled (0.210); cm_frozen" in order
+    assert len(verdict(composing(cm_end_to_end=0.12, base_pooled=0.2))) == 3  # the comparison says it already
+    assert "3 more" in verdict(composing(cm_end_to_end=0.3, cm_frozen=0.25, **blind))[1]
+
+
+def test_verdict_calls_an_order_published_only_where_it_is():
+    unknown = [r | {"dataset": "own_data"} for r in composing(cm_end_to_end=0.12, base=0.2, base_pooled=0.2)]
+    assert verdict(unknown)[1].startswith("The order on composition")
+
+
+def test_verdict_does_not_take_a_blind_module_for_the_best():
+    assert verdict(composing(cm_end_to_end=0.15, cm_pooled=0.10, base_pooled=0.2))[0].startswith("On held-out compositions, images generated by cm_end_to_end")
 
 
 def test_verdict_tells_when_the_module_loses():
@@ -408,12 +493,12 @@ def test_the_page_of_one_run_stands_alone(run):
     assert not [name for name in run.workdir.iterdir() if name.name.endswith(".partial")]
 
 
-def test_the_page_of_several_runs_compares_methods_and_pools_seeds(tmp_path):
-    runs = [FakeRun(tmp_path / f"{m}{s}", method=m, seed=s) for m in ("cm_end_to_end", "base_pooled") for s in range(2)]
+def test_the_page_of_several_runs_compares_methods_and_draws_the_best_seed(tmp_path):
+    runs = [FakeRun(tmp_path / f"{m}{s}", method=m, seed=s, shift=-0.03 * s) for m in ("cm_end_to_end", "base_pooled") for s in range(2)]
     html = page.write_report(runs, tmp_path / "report.html", tmp_path / "figures").read_text("utf-8")
     assert "closer to the real ones than those of base_pooled" in html
-    assert html.count("<figure>") == 4 + 3 + 1  # first seeds, the blocks of the module alone, one figure of curves
-    assert not runs[1].calls and not runs[3].calls
+    assert html.count("<figure>") == 4 + 3 + 1  # the best seeds, the blocks of the module alone, one figure of curves
+    assert not runs[0].calls and not runs[2].calls and "<h3>base_pooled, seed 1</h3>" in html
     assert {p.relative_to(tmp_path / "figures").as_posix() for p in (tmp_path / "figures").rglob("*.png")} == {
         *(f"cm_end_to_end/{n}.png" for n in ("compositions", "samples", "reconstructions", "causal_blocks")),
         *(f"base_pooled/{n}.png" for n in ("compositions", "samples", "reconstructions")), "training_curves.png"}
@@ -422,21 +507,22 @@ def test_the_page_of_several_runs_compares_methods_and_pools_seeds(tmp_path):
 def test_runs_of_one_method_are_told_apart_by_the_fields_that_differ(tmp_path):
     runs = [FakeRun(tmp_path / str(i), seed=i) for i in range(3)]
     (runs[2].workdir / "config.json").write_text(json.dumps({"method": "cm_end_to_end", "seed": 2, "train": {"epochs": 5, "learning_rate": 1e-3}}))
-    assert [name for name, _ in page.labelled(runs)] == ["cm_end_to_end epochs=12"] * 2 + ["cm_end_to_end epochs=5"]
-    assert [name for name, _ in page.labelled(runs[:2])] == ["cm_end_to_end"] * 2
+    assert [name for name, _ in labels.labelled(runs)] == ["cm_end_to_end epochs=12"] * 2 + ["cm_end_to_end epochs=5"]
+    assert [name for name, _ in labels.labelled(runs[:2])] == ["cm_end_to_end"] * 2
     for i, method in enumerate(("cm_end_to_end", "base_pooled")):
         (runs[i].workdir / "config.json").write_text(json.dumps({"method": method, "data": {"resolution": 32 * i, "cache_dir": str(i)}}))
-    assert [name.split()[-1] for name, _ in page.labelled(runs[:2])] == ["resolution=0", "resolution=32"]
+    assert [name.split()[-1] for name, _ in labels.labelled(runs[:2])] == ["resolution=0", "resolution=32"]
 
 
 def test_markup_in_names_stays_text(tmp_path):
     evil = '<img src=x onerror="a">&'
+    folder = Folder((tmp_path,), diverged={evil: evil}, axes={evil: ["1"]}, table=evil)
     run = FakeRun(tmp_path, concepts=(evil, "b"))
     found = read_results(tmp_path)
     found |= {"dataset": evil, "backbone": evil, "method": "cm_" + evil}
     (tmp_path / "results.json").write_text(json.dumps(found))
     (tmp_path / "config.json").write_text(json.dumps({"method": "cm_" + evil, "seed": 0, "note": "</pre>" + evil}))
-    outline = Outline(page.write_report([run], tmp_path / "report.html").read_text("utf-8"))
+    outline = Outline(page.write_report([run], tmp_path / "report.html", folder=folder).read_text("utf-8"))
     assert not outline.open and all("onerror" not in image for image in outline.images) and len(outline.images) == 5
 
 

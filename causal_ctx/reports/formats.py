@@ -10,7 +10,7 @@ from causal_ctx.reports.tables import COLUMNS, Row, Table
 
 OURS = COLUMNS.index("ours")
 DIGITS = {"in s.e.": 1}  # after the point, where they are not 3
-LONGEST_LABEL = 24  # that shares a line of text with its numbers
+LONGEST_LABEL = 25  # that shares a line of text with its numbers
 
 
 def best(rows: Iterable[Row]) -> Row | None:
@@ -36,7 +36,7 @@ def _error(error: float, digits: int) -> str:
 
 
 def text(table: Table) -> str:
-    """Aligned columns for a terminal, at most 120 characters wide: a label of more than 24 has a line of its own. * marks the lowest of a group."""
+    """Aligned columns for a terminal, at most 120 characters wide: a label of more than LONGEST_LABEL has a line of its own. * marks the lowest of a group."""
     header = (table.first, *COLUMNS)
     body = [line for heading, rows in table.groups for line in ((heading,), *_lines(rows))]
     widths = [max(map(len, column)) for column in zip(header, *(line for line in body if len(line) > 1))]
@@ -91,7 +91,7 @@ def html(table: Table) -> str:
     """A table element in a box that scrolls, with its groups as row groups; the lowest value of each group has class "best"."""
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in (table.first, *COLUMNS))
     body = "".join(f"<tbody>{_group_html(heading, rows)}</tbody>" for heading, rows in table.groups)
-    return (f'<div class="scroll"><table class="wide"><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>{body}</table></div>')
+    return f'<div class="scroll"><table class="wide"><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>{body}</table></div>'
 
 
 def _group_html(heading: str, rows: Iterable[Row]) -> str:
