@@ -211,7 +211,7 @@ def test_differences_are_told_in_their_standard_errors_where_both_sides_have_one
     assert cells(several)["in s.e."] == pytest.approx(expected)
     table = tables.summary_tables(several)[0]
     for rendered in map(lambda f: f(table), (formats.text, formats.markdown, formats.html)):
-        assert f"{expected:+.1f}".replace("-", "−") in rendered
+        assert re.search(re.escape(f"{expected:+.1f}".replace("-", "−")) + r"(?!\d)", rendered)
     assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0, 4.0, 2)) == 5
     assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0)) is None and tables.combined_error(None, Estimate(1.0, 1.0, 2)) is None
 
@@ -284,6 +284,7 @@ def test_text_and_html_mark_the_lowest_of_several_rows():
     one, two = results(), results("base_pooled")
     text = formats.text(tables.summary_tables([one, two])[0])
     starred = [line.split()[0] for line in text.splitlines() if re.search(r"\d\*", line)]
+    assert len({re.search(r"\d\.\d{3}", line).start() for line in text.splitlines() if line.startswith("  ")}) == 1  # digits below digits
     assert starred == ["cm_end_to_end"] * 4 and "* lowest of its group" in text
     assert "*" not in formats.text(tables.summary_tables([one])[0])
     html = formats.html(tables.summary_tables([one, two])[0])
@@ -335,6 +336,8 @@ def test_verdict_says_whether_the_published_order_holds():
 def test_verdict_calls_an_order_published_only_where_it_is():
     unknown = [r | {"dataset": "own_data"} for r in composing(cm_end_to_end=0.12, base=0.2, base_pooled=0.2)]
     assert verdict(unknown)[1].startswith("The order on composition")
+    ahead = [r | {"dataset": "3dident", "backbone": "nvae"} for r in composing(cm_end_to_end=0.12, cm_fine_tune=0.12, base_pooled=0.2)]
+    assert verdict(ahead)[1].startswith("The order on composition")  # base_pooled is ahead of cm_fine_tune in the publication
 
 
 def test_verdict_does_not_take_a_blind_module_for_the_best():

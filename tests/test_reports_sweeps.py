@@ -2,17 +2,15 @@
 
 import csv
 import json
-import math
 import re
 from itertools import product
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from causal_ctx import workdir
 from causal_ctx.files import DamagedError
-from causal_ctx.reports import ablations, charts, labels, page
+from causal_ctx.reports import ablations, charts, figures, labels, page
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.reading import Folder, read_folder
 from tests.test_reports import FakeRun, Outline
@@ -126,11 +124,6 @@ def test_a_sweep_gets_a_figure_per_numeric_axis_and_protocol(tmp_path):
     assert len(html) < 10e6 and html.count("<h3>cm_end_to_end beta=") == 2
 
 
-def colours_of(image: Image.Image) -> set:
-    opaque = np.asarray(image)[np.asarray(image)[..., 3] == 255][:, :3]
-    return {"#%02x%02x%02x" % tuple(colour) for colour in np.unique(opaque, axis=0)}
-
-
 def test_a_plot_shows_ours_published_and_floor_and_keeps_every_bar_within_its_limits(monkeypatch):
     drawn = []
     monkeypatch.setattr(charts, "_image", lambda figure: drawn.append(figure) or Image.new("RGBA", (1, 1)))
@@ -147,13 +140,23 @@ def test_a_plot_shows_ours_published_and_floor_and_keeps_every_bar_within_its_li
     assert [text.get_text() for text in drawn[-1].legends[0].get_texts()] == ["cm"]
 
 
-def test_published_points_have_a_colour_of_their_own_beside_one_line_and_that_of_their_line_beside_several():
-    point = ablations.Point(1.0, Estimate(0.1, 0.01, 3), Estimate(0.2, 0.01, 5), None)
-    one = [point, point._replace(x=2.0)]
-    assert {charts.COLOURS[0], charts.COLOURS[1]} <= colours_of(charts.ablation({"Concept": {"a": one}}, "x"))
-    alone = [p._replace(ours=Estimate(math.nan)) for p in one]
-    shades = colours_of(charts.ablation({"Concept": {"a": one, "b": one, "c": alone}}, "x"))
-    assert set(charts.COLOURS[:3]) <= shades
+def test_published_points_have_a_colour_of_their_own_beside_one_line_and_that_of_their_line_beside_several(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(charts, "_image", drawn.append)
+    points = [ablations.Point(x, Estimate(0.1, 0.01, 3), Estimate(0.2, 0.01, 5), None) for x in (1, 2)]
+    for names, expected in (("a", charts.COLOURS[:2]), ("ab", [charts.COLOURS[i] for i in (0, 0, 1, 1)])):
+        charts.ablation({"Concept": dict.fromkeys(names, points)}, "x")
+        bars = drawn[-1].axes[0].containers  # ours and published of every line
+        assert [bar.lines[0].get_color() for bar in bars] == list(expected)
+        assert [bar.lines[0].get_markerfacecolor() == "none" for bar in bars] == [False, True] * len(names)
+
+
+def test_the_training_of_every_member_is_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "curves", lambda records, floor: drawn.append(records) or Image.new("RGBA", (2, 2)))
+    runs = sweep(tmp_path, {"seed": [0, 1, 2], "objective.beta": [0.5, 1.0]})
+    written(tmp_path, runs)
+    assert {name: len(logs) for name, logs in drawn[0].items()} == {"cm_end_to_end beta=0.5": 3, "cm_end_to_end beta=1.0": 3}
 
 
 def test_seeds_share_a_colour_and_many_labels_have_distinct_ones(monkeypatch):
