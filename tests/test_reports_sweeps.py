@@ -49,6 +49,14 @@ def written(folder, runs: dict):
     return page.write_report([runs[path] for path in found.evaluated], folder / "report.html", folder / "figures", found).read_text("utf-8"), found
 
 
+@pytest.fixture
+def shown(monkeypatch) -> list:
+    """The runs that figure grids are asked of, in place of drawing them."""
+    runs = []
+    monkeypatch.setattr(figures, "pictures", lambda run: runs.append(run) or [])
+    return runs
+
+
 def labelled(runs) -> list[dict]:
     return labels.labelled_results(labels.labelled(list(runs)))
 
@@ -77,7 +85,7 @@ def test_a_plan_that_cannot_be_read_is_told(tmp_path):
         read_folder(tmp_path)
 
 
-def test_diverged_members_are_listed_with_their_sentence_and_unfinished_ones_counted(tmp_path):
+def test_diverged_members_are_listed_with_their_sentence_and_unfinished_ones_counted(shown, tmp_path):
     runs = sweep(tmp_path, {"seed": [0, 1, 2]}, diverged=("seed=1",), missing=("seed=2",))
     html, _ = written(tmp_path, runs)
     assert "Of 3 runs 1 diverged and 1 did not finish" in html
@@ -86,7 +94,7 @@ def test_diverged_members_are_listed_with_their_sentence_and_unfinished_ones_cou
     assert "did not finish" not in page.write_report(list(runs.values()), tmp_path / "plain.html").read_text("utf-8")
 
 
-def test_tables_are_written_beside_the_page_with_each_setting_beside_its_published_value(tmp_path):
+def test_tables_are_written_beside_the_page_with_each_setting_beside_its_published_value(shown, tmp_path):
     html, _ = written(tmp_path, sweep(tmp_path, {"seed": [0, 1], "objective.beta": [0.5, 1.0, 3.0]}, "beta"))
     folder = tmp_path / "tables"
     assert {path.name for path in folder.iterdir()} == {f"{stem}.{ending}" for stem in ("summary", "contexts") for ending in ("txt", "md", "csv", "tex")}
@@ -114,9 +122,10 @@ def test_only_numbers_in_which_members_differ_are_axes(tmp_path):
     assert ablations.numeric_axes({"seed": [0, 1], "method": ["a", "b"], "x": [1, 2.0], "flag": [True, False], "one": [3], "same": [3, 3]}) == ["x"]
     runs = sweep(tmp_path, {"seed": [0], "objective.beta": [0.5, 1.0]}, diverged=("seed=0,objective.beta=0.5",))
     assert ablations.pictures(labelled(runs.values()), {"objective.beta": [0.5, 1.0]}) == []  # one value is left
+    assert ablations.pictures(labelled(runs.values()), {"no.field": [1, 2]}) == []
 
 
-def test_a_sweep_gets_a_figure_per_numeric_axis_and_protocol(tmp_path):
+def test_a_sweep_gets_a_figure_per_numeric_axis_and_protocol(shown, tmp_path):
     runs = sweep(tmp_path, {"method": ["base_pooled", "cm_end_to_end"], "seed": [0, 1], "objective.beta": [0.5, 2.0]})
     html, found = written(tmp_path, runs)
     assert {path.name for path in (tmp_path / "figures").glob("ablation_*")} == {f"ablation_objective.beta_{p}.png" for p in ("strict", "paper")}
@@ -151,7 +160,7 @@ def test_published_points_have_a_colour_of_their_own_beside_one_line_and_that_of
         assert [bar.lines[0].get_markerfacecolor() == "none" for bar in bars] == [False, True] * len(names)
 
 
-def test_the_training_of_every_member_is_drawn(tmp_path, monkeypatch):
+def test_the_training_of_every_member_is_drawn(shown, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures, "curves", lambda records, floor: drawn.append(records) or Image.new("RGBA", (2, 2)))
     runs = sweep(tmp_path, {"seed": [0, 1, 2], "objective.beta": [0.5, 1.0]})
@@ -170,16 +179,16 @@ def test_seeds_share_a_colour_and_many_labels_have_distinct_ones(monkeypatch):
     assert len({tuple(colour) for colour in charts.colours(12)}) == 12
 
 
-def test_figures_are_drawn_for_the_best_of_at_most_eight_labels(tmp_path):
+def test_figures_are_drawn_for_the_best_of_at_most_eight_labels(shown, tmp_path):
     runs = sweep(tmp_path, {"seed": [0, 1], "objective.beta": [float(i) for i in range(1, 11)]})
     html, _ = written(tmp_path, runs)
-    drawn = [run for run in runs.values() if run.calls]
-    assert {run.config["seed"] for run in drawn} == {0} and len(drawn) == 8  # seed 1 composes worse
+    assert {run.config["seed"] for run in shown} == {0} and len(shown) == 8  # seed 1 composes worse
     assert "Cost of 20 runs" in html and "Configurations of 20 runs" in html and not Outline(html).open
 
 
-def test_report_of_a_sweep_prints_labels_and_what_is_missing(tmp_path, monkeypatch, capsys):
-    runs = sweep(tmp_path, {"seed": [0, 1], "objective.beta": [0.5, 1.0]}, "beta", diverged=("seed=1,objective.beta=0.5",), missing=("seed=1,objective.beta=1.0",))
+def test_report_of_a_sweep_prints_labels_and_what_is_missing(shown, tmp_path, monkeypatch, capsys):
+    axes = {"seed": [0, 1], "objective.beta": [0.5, 1.0]}
+    runs = sweep(tmp_path, axes, "beta", diverged=("seed=1,objective.beta=0.5",), missing=("seed=1,objective.beta=1.0",))
     monkeypatch.setattr(workdir, "load_run", runs.__getitem__)
     workdir.report(None, tmp_path)
     printed = capsys.readouterr().out
@@ -188,7 +197,7 @@ def test_report_of_a_sweep_prints_labels_and_what_is_missing(tmp_path, monkeypat
     assert (tmp_path / "tables" / "summary.md").exists() and (tmp_path / "report.html").exists()
 
 
-def test_the_head_of_a_sortable_table_stays_readable_without_script(tmp_path):
+def test_the_head_of_a_sortable_table_stays_readable_without_script(shown, tmp_path):
     html = page.write_report([FakeRun(tmp_path)], tmp_path / "report.html").read_text("utf-8")
     tables, _, script = html.partition("<script>")
     assert "<button" not in tables and '<th scope="col">difference</th>' in tables  # the script makes the buttons

@@ -30,13 +30,14 @@ def lines(results: list[dict], field: str, protocol: str, measure: str) -> dict[
     """{what runs are called but for the field: points in the order of x}, over the seeds of labelled results; without what was not measured."""
     grouped: dict[str, dict[float, list[dict]]] = {}
     for name, result in zip(labels([r["config"] for r in results], (*NOT_TOLD, field)), results):
-        grouped.setdefault(name, {}).setdefault(result["config"][field], []).append(result)
+        if field in result["config"]:
+            grouped.setdefault(name, {}).setdefault(result["config"][field], []).append(result)
     drawn = {name: [p for x, rs in sorted(values.items()) if (p := _point(x, rs, protocol, measure))] for name, values in grouped.items()}
     return {name: points for name, points in drawn.items() if points}
 
 
 def pictures(results: list[dict], axes: dict[str, list]) -> list[Picture]:
-    """A figure per numeric axis and protocol, of the results of a sweep (with "config", see labels.labelled_results); none where fewer than two values are there."""
+    """A figure per numeric axis and protocol, of the labelled results of a sweep; none where fewer than two values were evaluated."""
     drawn = (_picture(results, field, protocol) for field in numeric_axes(axes) for protocol in PROTOCOLS)
     return [picture for picture in drawn if picture]
 
@@ -48,7 +49,8 @@ def _picture(results: list[dict], field: str, protocol: str) -> Picture | None:
         return None
     return Picture(
         f"ablation_{field}_{protocol}", f"Along {field}, protocol {protocol}", ablation(panels, field),
-        "Lower is better. Filled: ours, mean and standard error over seeds. Hollow: published for the same setting, under protocol paper. Dotted: the floor of the data.",
+        "Lower is better. Filled: ours, mean and standard error over seeds. Hollow: published for the same setting, under protocol paper. "
+        "Dotted: the floor of the data.",
         f"Line charts of {', '.join(MEASURES)} against {field} at {', '.join(f'{v:g}' for v in values)}.",
     )
 

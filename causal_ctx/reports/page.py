@@ -205,7 +205,8 @@ def _unfolding(name: str, html: str) -> str:
 def _figures(section: _Section, quality: int) -> str:
     heading = f"<h3>{escape(section.heading)}</h3>" if section.heading else ""
     return heading + "".join(
-        f'<figure><div class="scroll"><img src="{_data_uri(p.image, quality)}" alt="{escape(p.alt)}" width="{p.image.width // 2}" height="{p.image.height // 2}"></div>'
+        f'<figure><div class="scroll"><img src="{_data_uri(p.image, quality)}" alt="{escape(p.alt)}" '
+        f'width="{p.image.width // 2}" height="{p.image.height // 2}"></div>'
         f"<figcaption><strong>{escape(p.title)}.</strong> {escape(p.caption)}</figcaption></figure>"
         for p in section.pictures
     )

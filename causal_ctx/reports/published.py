@@ -65,10 +65,12 @@ def _unordered(context: str) -> str:
 @functools.cache
 def _numbers() -> dict[tuple, Estimate]:
     text = (importlib.resources.files("causal_ctx.reports") / "published_context_module.csv").read_text("utf-8")
-    return {
-        (row["dataset"], row["backbone"], row["method"], row["task"], _unordered(row["context"]), _point(row["dataset"], _parsed(row["setting"]))): _estimate(row)
-        for row in csv.DictReader(text.splitlines())
-    }
+    return {_key(row): _estimate(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _key(row: dict[str, str]) -> tuple:
+    point = _point(row["dataset"], _parsed(row["setting"]))
+    return row["dataset"], row["backbone"], row["method"], row["task"], _unordered(row["context"]), point
 
 
 def _parsed(setting: str) -> dict[str, float]:

@@ -38,7 +38,8 @@ def _order(methods: dict[str, list[dict]], scores: dict[str, Estimate], pairs: l
     theirs = {label: published_for(methods[label][0], protocol, "composition") for label in scores}
     was_published = all(theirs[a] and theirs[b] and theirs[a].mean < theirs[b].mean for a, b in pairs)
     told, blind = (names(column) for column in zip(*pairs))
-    order = f"{'The published order' if was_published else 'The order'} on composition, the modules told the interventions ({told}) ahead of the methods blind to them ({blind}),"
+    order = (f"{'The published order' if was_published else 'The order'} on composition, the modules told the interventions ({told}) ahead of "
+             f"the methods blind to them ({blind}),")
     broken = [f"{a} ({show(scores[a])}) is not ahead of {b} ({show(scores[b])})" for a, b in pairs if not scores[a].mean < scores[b].mean]
     if broken:
         more = [f"and {len(broken) - MOST_PAIRS} more"] if len(broken) > MOST_PAIRS else []
