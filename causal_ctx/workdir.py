@@ -14,7 +14,7 @@ from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
-from causal_ctx.reports import formats, page, reading, tables
+from causal_ctx.reports import formats, labels, page, reading, tables
 from causal_ctx.run import load_run
 from causal_ctx.plan import plan_of, seen
 from causal_ctx.start import initial_state, restore
@@ -58,13 +58,18 @@ def score(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir:
 
 
 def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
-    """Prints the table and writes figures and page of the run in `workdir`, or of all runs in folders directly below it."""
+    """Prints the table and writes tables, figures and page of the run in `workdir`, or of all runs in folders directly below it."""
     del config  # every run carries its own
-    runs = [workdir] if (workdir / "results.json").exists() else sorted(path.parent for path in workdir.glob("*/results.json"))
-    if not runs:
+    folder = reading.read_folder(workdir)
+    if not folder.evaluated:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
-    written = page.write_report([load_run(path) for path in runs], workdir / "report.html", workdir / "figures")
-    _print_tables(runs)
+    runs = [load_run(path) for path in folder.evaluated]
+    written = page.write_report(runs, workdir / "report.html", workdir / "figures", folder)
+    _print_tables(list(folder.evaluated))
+    for name, sentence in folder.diverged.items():
+        print(f"{name} diverged: {sentence}")
+    if folder.unfinished:
+        print(f"{folder.unfinished} run(s) are not finished.")
     print(f"\nReport: {written}")
 
 
@@ -133,8 +138,8 @@ def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workd
 
 
 def _print_tables(runs: list[Path]) -> None:
-    for table in tables.summary_tables([reading.read_results(path) for path in runs]):
+    results = labels.labelled_results(labels.labelled([load_run(path) for path in runs]))
+    for table in tables.summary_tables(results):
         print(f"\n{formats.text(table)}")
-    for path in runs:
-        cost = reading.read_results(path)["train"]
+    for path, cost in zip(runs, (result["train"] for result in results)):
         print(f"{path.name}: {cost['images']:,} images in {duration(cost['seconds'])}, {cost['images_per_second']:.0f} images/s on {cost['devices']} device(s)")

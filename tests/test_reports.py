@@ -6,6 +6,7 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causal_ctx.reports import charts, figures, formats, page, tables
-from causal_ctx.reports.published import Estimate, published
-from causal_ctx.reports.reading import read_metrics, read_results
+from causal_ctx.reports import charts, figures, formats, labels, page, tables
+from causal_ctx.reports.published import Estimate, published, setting_of
+from causal_ctx.reports.reading import Folder, read_metrics, read_results
 from causal_ctx.reports.verdict import verdict
 
 ALWAYS = {"compositions", "samples", "reconstructions", "training_curves"}
@@ -41,8 +42,8 @@ def hue(level: np.ndarray) -> np.ndarray:
 class FakeRun:
     """A run whose generator is the renderer itself; `concepts` name the first levels, an intervention squeezes its level upwards."""
 
-    def __init__(self, workdir, method="cm_end_to_end", concepts=CONCEPTS, seed=0, channels=3, blur=0.0):
-        self.workdir, self.config, self.concepts = workdir, {"method": method, "seed": seed}, tuple(concepts)
+    def __init__(self, workdir, method="cm_end_to_end", concepts=CONCEPTS, seed=0, channels=3, blur=0.0, fields=None, shift=0.0):
+        self.workdir, self.config, self.concepts = workdir, {"method": method, "seed": seed} | (fields or {}), tuple(concepts)
         self.channels, self.blur, self.module = channels, blur, method.startswith("cm")
         singles = ["obs", *concepts]
         pairs = ["+".join(pair) for pair in combinations(concepts, 2) if set(pair) & set(concepts[:2])]
@@ -52,7 +53,7 @@ class FakeRun:
         self.calls = []
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(self.config | {"train": {"epochs": 12, "learning_rate": 1e-3}}))
-        (workdir / "results.json").write_text(json.dumps(results(method, seed, singles, pairs)))
+        (workdir / "results.json").write_text(json.dumps(results(method, seed, singles, pairs, shift)))
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log(seed)))
 
     def draw(self, names, num, seed):
@@ -84,9 +85,9 @@ class FakeRun:
         return blocks
 
 
-def results(method="cm_end_to_end", seed=0, contexts=("obs", *CONCEPTS), pairs=("quad1+quad2", "quad1+size", "quad2+size")) -> dict:
+def results(method="cm_end_to_end", seed=0, contexts=("obs", *CONCEPTS), pairs=("quad1+quad2", "quad1+size", "quad2+size"), shift=0.0) -> dict:
     rng = np.random.default_rng(seed + sum(map(ord, method)))
-    offset = 0.10 if method.startswith("cm") else 0.18
+    offset = shift + (0.10 if method.startswith("cm") else 0.18)
 
     def scores(names, centre, spread=0.01):
         values = dict(zip(names, (centre + spread * rng.normal(size=len(names))).round(4).tolist()))
@@ -96,7 +97,7 @@ def results(method="cm_end_to_end", seed=0, contexts=("obs", *CONCEPTS), pairs=(
         return {"concept": scores(contexts, centre, spread), "composition": scores(pairs, centre + 0.01, spread)}
 
     strict = both(offset) | {"floor": both(0.008, 0.0005), "untrained": both(0.37)}
-    strict["reconstruction"] = {"in_distribution_bpp": 0.9 + offset / 10, "out_of_distribution_bpp": 0.95 + offset / 10,
+    strict["reconstruction"] = {"in_distribution_bpp": 0.9 + offset / 10 + 0.001 * seed, "out_of_distribution_bpp": 0.95 + offset / 10,
                                 "entropy_floor_bpp": 0.7213, "out_of_distribution_entropy_floor_bpp": 0.72}
     paper = both(offset + 0.01) | {"reconstruction": {"in_distribution_bpp": 0.92, "in_distribution_best_bpp": 0.91, "out_of_distribution_bpp": 0.97}}
     train = {"images": 367_000, "steps": 957, "seconds": 283.0, "images_per_second": 1297.0, "devices": 1}
@@ -132,6 +133,37 @@ def test_published_numbers_are_found_under_our_names():
 
 def test_published_pairs_are_found_in_either_order():
     assert published("quad_dependent", "base", "composition", "quad1+size") == published("quad_dependent", "base", "composition", "size+quad1") is not None
+
+
+def test_every_ablation_is_found_under_its_setting_whatever_the_form_of_its_numbers():
+    def composition(**setting):
+        return published("quad_independent", "cm_end_to_end", "composition", "mean", setting=setting)
+
+    assert composition(beta=0.5).mean == 0.07107 and composition(group_penalty=100.0).mean == 0.11085 and composition(l2_penalty=1).mean == 0.07553
+    assert composition(depth=4, noise_width=16.0, concept_width=32).mean == 0.08047
+    assert composition(beta=1) == composition(beta=1.0) == composition() == Estimate(0.08106, 0.00428, 5)
+    assert composition(beta=0.5, l2_penalty=1) is None and composition(beta=3) is None
+    main = published("mnist", "cm_end_to_end", "concept", "mean")
+    assert published("mnist", "cm_end_to_end", "concept", "mean", setting={"noise_width": 15}) == main and main
+    assert published("quad_dependent", "cm_end_to_end", "concept", "mean", setting={"beta": 2.0}) is None  # no ablation of that data set
+
+
+def test_studies_that_share_a_setting_publish_the_same_number():
+    text = (resources.files("causal_ctx.reports") / "published_context_module.csv").read_text("utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        setting = {name: float(number) for name, number in (part.split("=") for part in row["setting"].split(",") if part)}
+        task = row["task"].split("_")[0]
+        if row["task"] in ("concept_swd", "composition_swd", "reconstruction_bpp"):
+            assert published(row["dataset"], row["method"], task, row["context"], row["backbone"], setting).mean == float(row["mean"]), row
+
+
+def test_a_run_stands_beside_the_published_value_of_its_own_config():
+    config = {"method": "cm_end_to_end", "objective.beta": 0.5, "train.learning_rate": 0.1}
+    assert setting_of(config) == {"beta": 0.5}
+    assert setting_of(config | {"method": "base", "model.depth": 4}) == {"beta": 0.5}  # no module: no depth
+    one = results() | {"dataset": "quad_independent", "config": config}
+    assert cells([one], group=1)["published"].mean == 0.07107
+    assert cells([one | {"config": config | {"objective.beta": 3.0}}], group=1)["published"] is None
 
 
 def test_what_was_not_published_is_none_and_a_single_seed_has_no_error():
@@ -172,6 +204,19 @@ def test_summary_puts_published_floor_and_untrained_beside_ours():
     assert cells([one], group=1)["ours"].mean == strict["composition"]["mean"]
 
 
+def test_differences_are_told_in_their_standard_errors_where_both_sides_have_one():
+    assert cells([results()])["in s.e."] is None
+    several = [results(seed=0), results(seed=1)]
+    means = [r["protocols"]["strict"]["concept"]["mean"] for r in several]
+    expected = (sum(means) / 2 - 0.11632) / math.hypot(abs(means[0] - means[1]) / 2, 0.00351)
+    assert cells(several)["in s.e."] == pytest.approx(expected)
+    table = tables.summary_tables(several)[0]
+    for rendered in map(lambda f: f(table), (formats.text, formats.markdown, formats.html)):
+        assert re.search(re.escape(f"{expected:+.1f}".replace("-", "−")) + r"(?!\d)", rendered)
+    assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0, 4.0, 2)) == 5
+    assert tables.combined_error(Estimate(1.0, 3.0, 2), Estimate(1.0)) is None and tables.combined_error(None, Estimate(1.0, 1.0, 2)) is None
+
+
 def test_reconstruction_stands_above_the_entropy_floor_and_beside_the_same_epoch():
     strict, paper = cells([results()], "strict", 2), cells([results()], "paper", 2)
     assert strict["above floor"] == pytest.approx(0.91 - 0.7213) and paper["above floor"] == pytest.approx(0.92 - 0.7213)
@@ -193,24 +238,29 @@ def test_data_sets_get_tables_of_their_own_and_gaps_are_dashes():
     bare = results() | {"dataset": "own_data", "protocols": {"strict": {"concept": {"obs": 0.1, "mean": 0.1}}}}
     first, _, own = tables.summary_tables([results(), bare])
     assert own.title == "own_data, conv64, protocol strict" and len(first.groups) == 4 and len(own.groups) == 1
-    assert formats.text(own).count("–") == 5
+    assert formats.text(own).count("–") == 6
 
 
-def test_details_hold_every_context():
-    table = tables.detail_tables([results()])[0]
-    assert [[row.label for row in rows] for _, rows in table.groups] == [["obs", *CONCEPTS], ["quad1+quad2", "quad1+size", "quad2+size"]]
-    assert table.groups[1][1][0].cells[2].mean == 0.11107
+def test_details_hold_every_context_with_a_row_per_method():
+    concept, composition, *_ = tables.detail_tables([results(), results("base_pooled")])
+    assert [heading for heading, _ in concept.groups] == ["obs", *CONCEPTS]
+    assert [heading for heading, _ in composition.groups] == ["quad1+quad2", "quad1+size", "quad2+size"]
+    assert [[row.label for row in rows] for _, rows in composition.groups] == [["cm_end_to_end", "base_pooled"]] * 3
+    assert composition.groups[1][1][0].cells[tables.COLUMNS.index("published")].mean == 0.10765
 
 
 def test_text_is_aligned_and_fits_a_terminal():
     methods = ["base", "base_pooled", "cm_end_to_end", "cm_pooled", "cm_fine_tune"]
-    many = [results(m, seed) for m in methods for seed in range(3)] + [results() | {"label": "cm_end_to_end beta=0.5_24"}]
+    many = [results(m, seed) for m in methods for seed in range(3)]
+    many += [results() | {"label": label} for label in ("cm_end_to_end beta=0.5_24", "cm_end_to_end concept_width=8 depth=2 noise_width=16")]
     for table in tables.summary_tables(many) + tables.detail_tables(many):
-        lines = formats.text(table).splitlines()
+        rendered = formats.text(table)
+        lines = rendered.splitlines()
         assert max(map(len, lines)) <= 120
-        body = [line for line in lines if line.startswith("  ")]
+        body = [line for line in lines if line.startswith("  ") and not line.startswith("  cm_end_to_end concept")]
         assert len({len(line) for line in body}) == 1
-        assert "Lower is better" in formats.text(table)
+        assert "  cm_end_to_end concept_width=8 depth=2 noise_width=16" in lines  # too long for its numbers, which come below
+        assert "Lower is better" in rendered
 
 
 def test_small_errors_are_not_shown_as_zero():
@@ -231,6 +281,18 @@ def test_markdown_and_latex_mark_the_lowest_and_escape():
     assert all(line.count(" & ") == len(tables.COLUMNS) for line in tex.splitlines() if " & " in line)
 
 
+def test_text_and_html_mark_the_lowest_of_several_rows():
+    one, two = results(), results("base_pooled")
+    text = formats.text(tables.summary_tables([one, two])[0])
+    starred = [line.split()[0] for line in text.splitlines() if re.search(r"\d\*", line)]
+    assert len({re.search(r"\d\.\d{3}", line).start() for line in text.splitlines() if line.startswith("  ")}) == 1  # digits below digits
+    assert starred == ["cm_end_to_end"] * 4 and "* lowest of its group" in text
+    assert "*" not in formats.text(tables.summary_tables([one])[0])
+    html = formats.html(tables.summary_tables([one, two])[0])
+    assert html.count('class="best"') == html.count("<tbody>") == 4
+    assert re.search(r'cm_end_to_end</th><td>1</td><td><strong class="best">0\.\d+</strong>', html)
+
+
 def test_comma_separated_holds_every_number_at_full_precision():
     several = [results(seed=0), results(seed=1)]
     lines = list(csv.DictReader(io.StringIO(tables.comma_separated(several))))
@@ -249,6 +311,38 @@ def test_verdict_compares_the_module_with_the_baseline():
     assert "one seed" in better[0] and len(better) == 3
     seeds = verdict([results(m, s) for m in ("cm_end_to_end", "base_pooled") for s in range(3)])
     assert re.search(r"the difference is \d+\.\d times its standard error over 3 seeds each", seeds[0])
+
+
+def composing(**scores) -> list[dict]:
+    """Results of methods whose strict composition is as given, a number or one per seed."""
+    made = []
+    for method, numbers in scores.items():
+        for seed, number in enumerate(numbers if isinstance(numbers, list) else [numbers]):
+            made.append(results(method, seed))
+            made[-1]["protocols"]["strict"]["composition"]["mean"] = number
+    return made
+
+
+def test_verdict_says_whether_the_published_order_holds():
+    blind = dict(base=0.22, base_pooled=0.21, cm_pooled=[0.20, 0.202])
+    order = verdict(composing(cm_end_to_end=0.12, cm_frozen=[0.13, 0.132], **blind))[1]
+    assert order.startswith("The published order on composition, the modules told the interventions (cm_end_to_end, cm_frozen) ahead of the methods blind "
+                            "to them (base, base_pooled, cm_pooled), holds; its narrowest step is from cm_frozen to cm_pooled, 0.070: the difference is 49.5 times")
+    order = verdict(composing(cm_end_to_end=0.12, cm_frozen=0.25, **blind))[1]
+    assert "does not hold: cm_frozen (0.250) is not ahead of base (0.220); cm_frozen (0.250) is not ahead of base_pooled (0.210); cm_frozen" in order
+    assert len(verdict(composing(cm_end_to_end=0.12, base_pooled=0.2))) == 3  # the comparison says it already
+    assert "3 more" in verdict(composing(cm_end_to_end=0.3, cm_frozen=0.25, **blind))[1]
+
+
+def test_verdict_calls_an_order_published_only_where_it_is():
+    unknown = [r | {"dataset": "own_data"} for r in composing(cm_end_to_end=0.12, base=0.2, base_pooled=0.2)]
+    assert verdict(unknown)[1].startswith("The order on composition")
+    ahead = [r | {"dataset": "3dident", "backbone": "nvae"} for r in composing(cm_end_to_end=0.12, cm_fine_tune=0.12, base_pooled=0.2)]
+    assert verdict(ahead)[1].startswith("The order on composition")  # base_pooled is ahead of cm_fine_tune in the publication
+
+
+def test_verdict_does_not_take_a_blind_module_for_the_best():
+    assert verdict(composing(cm_end_to_end=0.15, cm_pooled=0.10, base_pooled=0.2))[0].startswith("On held-out compositions, images generated by cm_end_to_end")
 
 
 def test_verdict_tells_when_the_module_loses():
@@ -349,7 +443,7 @@ def test_metrics_of_an_interrupted_run_are_read_to_the_last_whole_line(run):
     path.write_text(path.read_text() + '{"step": 97')
     assert len(read_metrics(run.workdir)) == whole
     path.unlink()
-    assert read_metrics(run.workdir) == [] and figures.training_curves({"": run}) is None
+    assert read_metrics(run.workdir) == [] and figures.training_curves({"": [run]}) is None
 
 
 def test_results_that_are_missing_or_broken_are_told(tmp_path, run):
@@ -362,10 +456,10 @@ def test_results_that_are_missing_or_broken_are_told(tmp_path, run):
 
 def test_curves_get_a_panel_per_term_and_survive_values_that_are_not_finite():
     records = log() + [{"images": 400_000, "train/kl_nats": math.nan, "train/group_penalty_nats": 1.0, "validation/elbo_bpp": math.nan}]
-    assert charts.terms({"": records[::-1]}) == [
+    assert charts.terms({"": [records[::-1]]}) == [
         "train/loss_nats", "train/kl_nats", "train/group_penalty_nats", "train/reconstruction_nats", "validation/elbo_bpp"]
-    one, two = charts.curves({"": records}, 0.72), charts.curves({"a": records, "b": log(1)}, 0.72)
-    assert one.mode == "RGBA" and one.size == two.size and one.getpixel((0, 0))[3] == 0
+    one, two = charts.curves({"": [records]}, 0.72), charts.curves({"a": [records, log(2)], "b": [log(1)]}, 0.72)
+    assert one.mode == "RGBA" and one.width == two.width and one.height < two.height and one.getpixel((0, 0))[3] == 0
 
 
 class Outline(HTMLParser):
@@ -393,19 +487,22 @@ def test_the_page_of_one_run_stands_alone(run):
     html = page.write_report([run], run.workdir / "report.html").read_text("utf-8")
     outline = Outline(html)
     assert not outline.open and len(html) < 10e6
-    assert not {"script", "link", "iframe"} & set(outline.tags) and "url(" not in html and "@import" not in html
+    assert not {"link", "iframe"} & set(outline.tags) and "url(" not in html and "@import" not in html
+    assert outline.tags.count("script") == 1 and "default-src 'none'" in html
+    script = html[html.index("<script>"):]
+    assert not re.findall(r"fetch|XMLHttp|WebSocket|import|innerHTML|eval|://", script)
     assert outline.sources and all(source.startswith("data:image/webp;base64,") for source in outline.sources)
     assert len(outline.images) == 5 and all(image["alt"] for image in outline.images)
     assert "prefers-color-scheme: dark" in html and "learning_rate" in html and "4 min 43 s" in html
     assert not [name for name in run.workdir.iterdir() if name.name.endswith(".partial")]
 
 
-def test_the_page_of_several_runs_compares_methods_and_pools_seeds(tmp_path):
-    runs = [FakeRun(tmp_path / f"{m}{s}", method=m, seed=s) for m in ("cm_end_to_end", "base_pooled") for s in range(2)]
+def test_the_page_of_several_runs_compares_methods_and_draws_the_best_seed(tmp_path):
+    runs = [FakeRun(tmp_path / f"{m}{s}", method=m, seed=s, shift=-0.03 * s) for m in ("cm_end_to_end", "base_pooled") for s in range(2)]
     html = page.write_report(runs, tmp_path / "report.html", tmp_path / "figures").read_text("utf-8")
     assert "closer to the real ones than those of base_pooled" in html
-    assert html.count("<figure>") == 4 + 3 + 1  # first seeds, the blocks of the module alone, one figure of curves
-    assert not runs[1].calls and not runs[3].calls
+    assert html.count("<figure>") == 4 + 3 + 1  # the best seeds, the blocks of the module alone, one figure of curves
+    assert not runs[0].calls and not runs[2].calls and "<h3>base_pooled, seed 1</h3>" in html
     assert {p.relative_to(tmp_path / "figures").as_posix() for p in (tmp_path / "figures").rglob("*.png")} == {
         *(f"cm_end_to_end/{n}.png" for n in ("compositions", "samples", "reconstructions", "causal_blocks")),
         *(f"base_pooled/{n}.png" for n in ("compositions", "samples", "reconstructions")), "training_curves.png"}
@@ -414,21 +511,22 @@ def test_the_page_of_several_runs_compares_methods_and_pools_seeds(tmp_path):
 def test_runs_of_one_method_are_told_apart_by_the_fields_that_differ(tmp_path):
     runs = [FakeRun(tmp_path / str(i), seed=i) for i in range(3)]
     (runs[2].workdir / "config.json").write_text(json.dumps({"method": "cm_end_to_end", "seed": 2, "train": {"epochs": 5, "learning_rate": 1e-3}}))
-    assert [name for name, _ in page.labelled(runs)] == ["cm_end_to_end epochs=12"] * 2 + ["cm_end_to_end epochs=5"]
-    assert [name for name, _ in page.labelled(runs[:2])] == ["cm_end_to_end"] * 2
+    assert [name for name, _ in labels.labelled(runs)] == ["cm_end_to_end epochs=12"] * 2 + ["cm_end_to_end epochs=5"]
+    assert [name for name, _ in labels.labelled(runs[:2])] == ["cm_end_to_end"] * 2
     for i, method in enumerate(("cm_end_to_end", "base_pooled")):
         (runs[i].workdir / "config.json").write_text(json.dumps({"method": method, "data": {"resolution": 32 * i, "cache_dir": str(i)}}))
-    assert [name.split()[-1] for name, _ in page.labelled(runs[:2])] == ["resolution=0", "resolution=32"]
+    assert [name.split()[-1] for name, _ in labels.labelled(runs[:2])] == ["resolution=0", "resolution=32"]
 
 
 def test_markup_in_names_stays_text(tmp_path):
     evil = '<img src=x onerror="a">&'
+    folder = Folder((tmp_path,), diverged={evil: evil}, axes={evil: ["1"]}, table=evil)
     run = FakeRun(tmp_path, concepts=(evil, "b"))
     found = read_results(tmp_path)
     found |= {"dataset": evil, "backbone": evil, "method": "cm_" + evil}
     (tmp_path / "results.json").write_text(json.dumps(found))
     (tmp_path / "config.json").write_text(json.dumps({"method": "cm_" + evil, "seed": 0, "note": "</pre>" + evil}))
-    outline = Outline(page.write_report([run], tmp_path / "report.html").read_text("utf-8"))
+    outline = Outline(page.write_report([run], tmp_path / "report.html", folder=folder).read_text("utf-8"))
     assert not outline.open and all("onerror" not in image for image in outline.images) and len(outline.images) == 5
 
 

@@ -1,13 +1,17 @@
 """Charts with matplotlib's object-oriented interface (no pyplot, no global state), on a transparent ground."""
 
+import colorsys
 import io
+import math
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 from causal_ctx.reports.canvas import INK
@@ -15,6 +19,8 @@ from causal_ctx.reports.canvas import INK
 DPI = 200
 FONT_POINTS = 8.5
 COLOURS = ("#3a86c8", "#e07b28", "#33a06f", "#b25fb8", "#cf5252", "#9a8f3c")
+PUBLISHED = dict(marker="s", markersize=4.5, markerfacecolor="none", linestyle="")
+FLOOR = dict(color=INK, linewidth=1.2, linestyle=":")
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f1f4f8", "#9dbfe0", "#3a86c8", "#1b3f70"])
 
 
@@ -38,23 +44,101 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Ima
     return _image(figure)
 
 
-def curves(records: dict[str, list[dict]], floor_bpp: float | None = None) -> Image.Image:
-    """A panel per term `train/*_nats` and one for `validation/elbo_bpp`, a line per run; x: images seen."""
+def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None) -> Image.Image:
+    """A panel per term `train/*_nats` and one for `validation/elbo_bpp`; per label a colour, per seed a line; x: images seen."""
     keys = terms(records)
-    columns = min(4, len(keys))
-    lines = -(-len(keys) // columns)
-    figure = Figure(figsize=(9.4, 2.3 * lines), dpi=DPI, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes[len(keys) :]:
-        axis.set_axis_off()
+    figure, axes = _panels(len(keys), min(4, len(keys)), 2.3, list(records) if len(records) > 1 else [])
     for axis, key in zip(axes, keys):
         if floor_bpp is not None and key == "validation/elbo_bpp":
-            axis.axhline(floor_bpp, color=INK, linewidth=1.2, linestyle=":")
+            axis.axhline(floor_bpp, **FLOOR)
         _curves(axis, key, records)
     if len(records) > 1:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(4, len(records)),
-                      frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
+        _legend(figure, dict(zip(records, (dict(color=colour) for colour in colours(len(records))))))
     return _image(figure)
+
+
+def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
+    """A panel per title, in it a line per label along a field: points with `x` and Estimates `ours`, `published` and `floor` (the latter two may be None).
+
+    Bars are standard errors. Published points are hollow: of the second colour beside a single line, else of the colour of their line.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    shades = dict(zip(labels, colours(len(labels))))
+    hollow = {label: COLOURS[1] if len(labels) == 1 else shades[label] for label in labels}
+    keys = {label: dict(color=shades[label], marker="o", markersize=4) for label in labels}
+    points = [p for lines in panels.values() for line in lines.values() for p in line]
+    if any(p.published for p in points):
+        keys["published"] = dict(PUBLISHED, color=COLOURS[1] if len(labels) == 1 else INK)
+    if any(p.floor for p in points):
+        keys["floor"] = FLOOR
+    figure, axes = _panels(len(panels), min(2, len(panels)), 2.4, list(keys))
+    step = min(3.5, 20 / len(labels))  # points by which marks at one value stand apart
+    for axis, (title, lines) in zip(axes, panels.items()):
+        for label, line in lines.items():
+            shift = step * (2 * labels.index(label) - len(labels) + 1)
+            _bars(axis, [(p.x, p.ours) for p in line], shift, color=shades[label], marker="o", markersize=4)
+            _bars(axis, [(p.x, p.published) for p in line], shift + step, **PUBLISHED | {"color": hollow[label]})
+            axis.plot(*np.reshape([(p.x, p.floor.mean) for p in line if p.floor], (-1, 2)).T, **FLOOR)
+        _along(axis, sorted({p.x for p in points}), x_name)
+        _finish(axis, title)
+    _legend(figure, keys)
+    return _image(figure)
+
+
+def colours(num: int) -> list:
+    """That many colours, legible on white and on near-black."""
+    return list(COLOURS[:num]) if num <= len(COLOURS) else [colorsys.hls_to_rgb(i / num, 0.52, 0.55) for i in range(num)]
+
+
+def _panels(num: int, columns: int, height: float, labels: list[str]) -> tuple[Figure, np.ndarray]:
+    """A figure with `num` panels of a height in inches, and room for a legend of `labels`."""
+    lines = -(-num // columns)
+    legend = 0.19 * -(-len(labels) // _legend_columns(labels)) if labels else 0
+    figure = Figure(figsize=(9.4, height * lines + legend), dpi=DPI, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis in axes[num:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _legend(figure: Figure, styles: dict[str, dict]) -> None:
+    handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=_legend_columns(list(styles)), frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
+
+
+def _legend_columns(labels: list[str]) -> int:
+    return max(1, min(6, len(labels), 130 // (8 + max(map(len, labels)))))  # 130 characters are about the width of the figure
+
+
+def _bars(axis: Axes, estimates: list, shift: float, **style) -> None:
+    """Means with bars of their standard errors at (x, Estimate or None), drawn `shift` points to the right of x."""
+    found = [(x, e.mean, math.nan if e.standard_error is None else e.standard_error) for x, e in estimates if e]
+    x, mean, error = np.reshape(found, (-1, 3)).T
+    aside = axis.transData + ScaledTranslation(shift / 72, 0, axis.figure.dpi_scale_trans)
+    axis.errorbar(x, mean, error, transform=aside, capsize=2, linewidth=1.3, elinewidth=1.1, **style)
+    spread = np.nan_to_num(error)
+    axis.update_datalim([*zip(x, mean - spread), *zip(x, mean + spread)])  # which shifted marks do not do
+
+
+def _along(axis: Axes, values: list[float], name: str) -> None:
+    """The x axis: a tick at every value; logarithmic over a decade or more, linear about 0 where the values hold it."""
+    positive = [abs(v) for v in values if v]
+    if positive and max(positive) >= 10 * min(positive):
+        axis.set_xscale("log") if min(values) > 0 else axis.set_xscale("symlog", linthresh=min(positive))
+    axis.set_xticks(values, [f"{v:g}" for v in values])
+    axis.set_xticks([], minor=True)
+    axis.margins(x=0.12)
+    axis.set_xlabel(name, fontsize=FONT_POINTS, color=INK)
+
+
+def _finish(axis: Axes, title: str) -> None:
+    """Title, ticks and grid as every panel has them."""
+    axis.patch.set_alpha(0)
+    axis.set_title(title, fontsize=FONT_POINTS, color=INK, loc="left")
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    axis.tick_params(colors=INK, labelsize=FONT_POINTS, length=0)
+    axis.grid(color=INK, alpha=0.2, linewidth=0.6)
+    axis.spines[:].set_visible(False)
 
 
 def _heat_map(axis: Axes, norms: np.ndarray, top: float, names: tuple[str, ...]) -> None:
@@ -76,30 +160,27 @@ def _short(number: float) -> str:
     return "0" if number == 0 else f"{number:.2f}" if number < 10 else f"{number:.3g}"
 
 
-def _curves(axis: Axes, key: str, records: dict[str, list[dict]]) -> None:
-    axis.patch.set_alpha(0)
+def _curves(axis: Axes, key: str, records: dict[str, list[list[dict]]]) -> None:
     tops = []
-    for i, (name, log) in enumerate(records.items()):
-        points = np.array([(r["images"], r[key]) for r in log if isinstance(r.get(key), int | float)], float).reshape(-1, 2)
-        axis.plot(*points.T, color=COLOURS[i % len(COLOURS)], linewidth=1.3, label=name, marker="o" if len(points) < 40 else "", markersize=2.5)
-        settled = points[len(points) // 10 :, 1]  # the first steps would flatten everything after them
-        tops += [settled[np.isfinite(settled)].max(initial=-np.inf)]
+    for colour, logs in zip(colours(len(records)), records.values()):
+        for log in logs:
+            points = np.array([(r["images"], r[key]) for r in log if isinstance(r.get(key), int | float)], float).reshape(-1, 2)
+            few = len(logs) == 1 and len(points) < 40
+            axis.plot(*points.T, color=colour, linewidth=1.3 if len(logs) == 1 else 0.7, marker="o" if few else "", markersize=2.5)
+            settled = points[len(points) // 10 :, 1]  # the first steps would flatten everything after them
+            tops += [settled[np.isfinite(settled)].max(initial=-np.inf)]
     bottom, _ = axis.get_ylim()
     if max(tops) > bottom:
         axis.set_ylim(top=max(tops) + 0.05 * (max(tops) - bottom))
-    axis.set_title(_title(key), fontsize=FONT_POINTS, color=INK, loc="left")
     axis.set_xlabel("images seen", fontsize=FONT_POINTS, color=INK)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.yaxis.set_major_locator(MaxNLocator(5))
-    axis.tick_params(colors=INK, labelsize=FONT_POINTS, length=0)
-    axis.grid(color=INK, alpha=0.2, linewidth=0.6)
-    axis.spines[:].set_visible(False)
+    _finish(axis, _title(key))
 
 
-def terms(records: dict[str, list[dict]]) -> list[str]:
+def terms(records: dict[str, list[list[dict]]]) -> list[str]:
     """Logged names that get a panel: the loss, its terms in the order of their first mention, the validation measure."""
-    seen = dict.fromkeys(key for log in records.values() for record in log for key in record)
+    seen = dict.fromkeys(key for logs in records.values() for log in logs for record in log for key in record)
     losses = [key for key in seen if key.startswith("train/") and key.endswith("_nats")]
     return [*sorted(losses, key=lambda key: key != "train/loss_nats"), *(key for key in seen if key == "validation/elbo_bpp")]
 

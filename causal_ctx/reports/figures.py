@@ -104,17 +104,19 @@ def causal_blocks(run) -> Picture | None:
     )
 
 
-def training_curves(runs: dict) -> Picture | None:
-    """Loss terms and validation ELBO of one or several runs {label: run} against the images seen; None while nothing was logged."""
-    records = {name: log for name, run in runs.items() if (log := read_metrics(run.workdir))}
+def training_curves(runs: dict[str, list]) -> Picture | None:
+    """Loss terms and validation ELBO of runs {label: its seeds} against the images seen; None while nothing was logged."""
+    records = {name: logs for name, seeds in runs.items() if (logs := [log for run in seeds if (log := read_metrics(run.workdir))])}
     if not terms(records):
         return None
-    floors = {value(read_results(run.workdir), "strict", "in_distribution", part="floor") for run in runs.values()} - {None}
+    every = [run for seeds in runs.values() for run in seeds]
+    floors = {value(read_results(run.workdir), "strict", "in_distribution", part="floor") for run in every} - {None}
     floor = floors.pop() if len(floors) == 1 else None
     dotted = " The dotted line is the entropy floor of the images." if floor is not None else ""
+    thin = " A thin line is a seed." if len(every) > len(runs) else ""
     return Picture(
         "training_curves", "Training", curves(records, floor),
-        "Terms of the training loss, in nats per image, and the validation ELBO in bits per pixel, against images seen." + dotted,
+        "Terms of the training loss, in nats per image, and the validation ELBO in bits per pixel, against images seen." + thin + dotted,
         f"Line charts of the loss terms and the validation ELBO of {', '.join(name or 'the run' for name in records)}.",
     )
 
@@ -127,7 +129,7 @@ def pictures(run) -> list[Picture]:
 
 def write_all(run, folder) -> list[Path]:
     """Every figure of the run and its training curves as PNG files on white in `folder`, made if absent; returns their paths."""
-    return save([*pictures(run), training_curves({run.data.name: run})], folder)
+    return save([*pictures(run), training_curves({run.data.name: [run]})], folder)
 
 
 def save(drawn: Iterable[Picture | None], folder) -> list[Path]:

@@ -1,17 +1,22 @@
-"""Tables as text for a terminal, Markdown and LaTeX: pure functions, Table -> str."""
+"""Tables as text for a terminal, Markdown, LaTeX and HTML: pure functions, Table -> str. Each marks the lowest value of every group."""
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
 
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.tables import COLUMNS, Row, Table
 
+OURS = COLUMNS.index("ours")
+DIGITS = {"in s.e.": 1}  # after the point, where they are not 3
+LONGEST_LABEL = 25  # that shares a line of text with its numbers
+
 
 def best(rows: Iterable[Row]) -> Row | None:
     """The row with the lowest "ours" where at least two rows have one."""
-    scored = [row for row in rows if isinstance(row.cells[1], Estimate) and math.isfinite(row.cells[1].mean)]
-    return min(scored, key=lambda row: row.cells[1].mean) if len(scored) > 1 else None
+    scored = [row for row in rows if isinstance(row.cells[OURS], Estimate) and math.isfinite(row.cells[OURS].mean)]
+    return min(scored, key=lambda row: row.cells[OURS].mean) if len(scored) > 1 else None
 
 
 def show(cell, digits: int = 3) -> str:
@@ -31,18 +36,31 @@ def _error(error: float, digits: int) -> str:
 
 
 def text(table: Table) -> str:
-    """Aligned columns for a terminal; at most 120 characters wide for labels of up to 24."""
+    """Aligned columns for a terminal, at most 120 characters wide: a label of more than LONGEST_LABEL has a line of its own. * marks the lowest of a group."""
     header = (table.first, *COLUMNS)
-    lines = {heading: [("  " + row.label, *map(show, row.cells)) for row in rows] for heading, rows in table.groups}
-    widths = [max(map(len, column)) for column in zip(header, *(line for body in lines.values() for line in body))]
+    body = [line for heading, rows in table.groups for line in ((heading,), *_lines(rows))]
+    widths = [max(map(len, column)) for column in zip(header, *(line for line in body if len(line) > 1))]
 
-    def aligned(line: Iterable[str]) -> str:
-        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
-        return "  ".join([first, *rest]).rstrip()
+    def aligned(line: tuple[str, ...]) -> str:
+        cells = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
+        return line[0] if len(line) == 1 else "  ".join(cells).rstrip()
 
-    body = [out for heading, rows in lines.items() for out in (heading, *map(aligned, rows))]
     rule = "─" * (sum(widths) + 2 * len(COLUMNS))
-    return "\n".join([table.title, rule, aligned(header), rule, *body, rule, *textwrap.wrap(table.note, 110)]) + "\n"
+    star = "* lowest of its group. " if any(best(rows) for _, rows in table.groups) else ""
+    return "\n".join([table.title, rule, aligned(header), rule, *map(aligned, body), rule, *textwrap.wrap(star + table.note, 110)]) + "\n"
+
+
+def _lines(rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
+    """Every row as its cells; a label too long for them comes first, alone."""
+    winner = best(rows)
+    for row in rows:
+        label = "  " + row.label
+        if len(row.label) > LONGEST_LABEL:
+            yield (label,)
+            label = ""
+        cells = _marked(row, winner, "{}*")
+        cells[OURS] += " " if winner and row is not winner else ""
+        yield (label, *cells)
 
 
 def markdown(table: Table) -> str:
@@ -69,10 +87,28 @@ def latex(table: Table) -> str:
     return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def _marked(row: Row, winner: Row | None, mark: str, escape: Callable[[str], str] = str) -> list[str]:
-    cells = [escape(show(cell)) for cell in row.cells]
+def html(table: Table) -> str:
+    """A table element in a box that scrolls, with its groups as row groups; the lowest value of each group has class "best"."""
+    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in (table.first, *COLUMNS))
+    body = "".join(f"<tbody>{_group_html(heading, rows)}</tbody>" for heading, rows in table.groups)
+    return f'<div class="scroll"><table class="wide"><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>{body}</table></div>'
+
+
+def _group_html(heading: str, rows: Iterable[Row]) -> str:
+    lines = [f'<tr><th colspan="{len(COLUMNS) + 1}" scope="rowgroup">{escape(heading)}</th></tr>']
+    for row in rows:
+        cells = _marked(row, best(rows), '<strong class="best">{}</strong>', escape)
+        lines.append(f'<tr><th scope="row">{escape(row.label)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return "".join(lines)
+
+
+FORMATS = {"txt": text, "md": markdown, "tex": latex}  # by the ending of their files
+
+
+def _marked(row: Row, winner: Row | None, mark: str, escaped: Callable[[str], str] = str) -> list[str]:
+    cells = [escaped(show(cell, DIGITS.get(column, 3))) for column, cell in zip(COLUMNS, row.cells)]
     if row is winner:
-        cells[1] = mark.format(cells[1])
+        cells[OURS] = mark.format(cells[OURS])
     return cells
 
 

@@ -1,29 +1,32 @@
-"""One self-contained HTML page for one or several runs: no script, no request to anywhere, light and dark."""
+"""One self-contained HTML page for one or several runs: no request to anywhere, light and dark, a small script that only sorts tables."""
 
 import base64
 import importlib.resources
 import io
 import json
+import math
 import os
 import re
 import string
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from causal_ctx.progress import duration
 from causal_ctx.files import write_atomically
-from causal_ctx.reports import figures, formats, tables
+from causal_ctx.progress import duration
+from causal_ctx.reports import ablations, figures, formats, tables
+from causal_ctx.reports.labels import labelled, labelled_results
 from causal_ctx.reports.published import CITATION
-from causal_ctx.reports.reading import read_config, read_results
+from causal_ctx.reports.reading import Folder, read_config
 from causal_ctx.reports.verdict import verdict
 
 MOST_BYTES = 9_500_000
-MOST_METHODS = 8  # that get figures of their own
+MOST_LABELS = 8  # that get figures of their own
+MOST_LINES = 12  # of runs that are shown unfolded
 QUALITIES = (90, 70, 45, 20)  # of WebP, tried in this order until the page is small enough
-NOT_TOLD = ("seed", "data.cache_dir")  # fields that do not set runs apart
 MEASURES = {
     "Concept": "sliced Wasserstein distance between held-out images of a context and images generated under that context's targets; mean over contexts.",
     "Composition": "the same for pairs of interventions that were never seen together in training, generated with both targets on.",
@@ -36,54 +39,72 @@ MEASURES = {
 }
 
 
-def write_report(runs: Sequence, path, figures_folder=None) -> Path:
-    """Writes the page of `runs` (Run objects or workdirs) to `path` and returns it; figures are drawn for the first seed of every method (of the first 8).
+def write_report(runs: Sequence, path, figures_folder=None, folder: Folder | None = None) -> Path:
+    """Writes the page of `runs` (Run objects or workdirs) to `path` and returns it, and the tables as files into `tables` beside it.
 
-    Reads results.json, metrics.jsonl and config.json of each workdir. The page stays under 10 MB: pictures are compressed harder when there are many.
-    With `figures_folder` the figures are saved there too, as PNG, in a folder per method when there are several.
+    Reads results.json, metrics.jsonl and config.json of each workdir. Figures are drawn for the seed of every label (of the first 8) that composes best.
+    `folder` tells of the sweep that the runs are members of: its axes get line plots, and those that diverged or are not finished are named.
+    The page stays under 10 MB: pictures are compressed harder when there are many.
+    With `figures_folder` the figures are saved there too, as PNG, in a folder per label when there are several.
     Raises ValueError without runs, and for a workdir without results.
     """
     if not runs:
         raise ValueError("write_report got no runs; give at least one Run or workdir.")
+    folder = folder or Folder(())
     named = labelled([_load(run) for run in runs])
-    results = [read_results(run.workdir) | {"label": name} for name, run in named]
-    first: dict = {}
-    for name, run in named:
-        first.setdefault(name, run)
-    drawn = [(name, figures.pictures(run)) for name, run in list(first.items())[:MOST_METHODS]]
-    drawn.append(("", [p for p in [figures.training_curves(first)] if p]))
+    results = labelled_results(named)
+    sections = _sections(named, results, folder)
     if figures_folder is not None:
-        for name, pictures in drawn:
-            figures.save(pictures, Path(figures_folder) / (_file_name(name) if len(first) > 1 else ""))
-    page = _page(named, results, drawn)
+        for section in sections:
+            figures.save(section.pictures, Path(figures_folder) / section.folder)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page)
+    write_tables(results, path.parent / "tables")
+    write_atomically(path, _page(named, results, sections, folder))
     return path
 
 
-def labelled(runs: Iterable) -> list[tuple[str, object]]:
-    """(label, run): the method, and the fields in which runs of one method, or the data of any runs, differ beside the seed."""
-    flat = [_flat(read_config(run.workdir)) for run in runs]
-    named = []
-    for run, config in zip(runs, flat):
-        method = read_results(run.workdir)["method"]
-        same = [c for c in flat if c.get("method") == config.get("method")]
-        others = {k: flat if k.startswith("data.") else same for k in config if k not in NOT_TOLD}
-        fields = [k for k, configs in others.items() if any(c.get(k) != config[k] for c in configs)]
-        named.append((" ".join([method, *(f"{k.split('.')[-1]}={config[k]}" for k in fields)]), run))
-    return named
+def write_tables(results: Sequence[dict], folder: Path) -> None:
+    """summary (means) and contexts (each of them) as txt, md, tex and csv files in `folder`, made if absent; of labelled results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, made in {"summary": tables.summary_tables(results), "contexts": tables.detail_tables(results)}.items():
+        for ending, rendered in formats.FORMATS.items():
+            write_atomically(folder / f"{stem}.{ending}", "\n".join(map(rendered, made)))
+        write_atomically(folder / f"{stem}.csv", tables.comma_separated(results, lambda context: (context == "mean") == (stem == "summary")))
 
 
-def table_html(table: tables.Table) -> str:
-    """The table with its groups as row groups and the lowest value of each group marked."""
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in (table.first, *tables.COLUMNS))
-    body = []
-    for heading, rows in table.groups:
-        body.append(f'<tr><th colspan="{len(tables.COLUMNS) + 1}" scope="rowgroup">{escape(heading)}</th></tr>')
-        body += [_row_html(row, formats.best(rows)) for row in rows]
-    return (f'<div class="scroll"><table class="wide"><caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(body)}</tbody></table></div>")
+def best_seeds(named: Iterable, results: Iterable[dict]) -> dict[str, tuple[object, int]]:
+    """{label: (run, seed)} of the run with the lowest strict composition; the first where none was measured."""
+    best: dict = {}
+    for (label, run), result in zip(named, results):
+        score = tables.value(result, "strict", "composition")
+        score = math.inf if score is None or math.isnan(score) else score
+        if label not in best or score < best[label][0]:
+            best[label] = (score, run, result["seed"])
+    return {label: (run, seed) for label, (_, run, seed) in best.items()}
+
+
+class _Section(NamedTuple):
+    """Pictures of one heading of the page, and the name of the folder for their files."""
+
+    heading: str
+    pictures: list[figures.Picture]
+    folder: str = ""
+
+
+def _sections(named: list, results: list[dict], folder: Folder) -> list[_Section]:
+    """The measures along the axes, the figures of the best seed of each label, and the training of all runs."""
+    seeds: dict = {}
+    for label, run in named:
+        seeds.setdefault(label, []).append(run)
+    shown = list(best_seeds(named, results).items())[:MOST_LABELS]
+    several = len(named) > 1
+    grids = [
+        _Section(f"{label}, seed {seed}" if several else "", figures.pictures(run), re.sub(r"[^\w=.-]+", "_", label) if len(seeds) > 1 else "")
+        for label, (run, seed) in shown
+    ]
+    curves = [picture for picture in [figures.training_curves(seeds)] if picture]
+    return [_Section("", ablations.pictures(results, folder.axes)), *grids, _Section("All runs" if several else "", curves)]
 
 
 def _load(run):
@@ -94,28 +115,35 @@ def _load(run):
     return load_run(run)
 
 
-def _page(named: list, results: list[dict], drawn: list[tuple[str, list[figures.Picture]]]) -> str:
+def _page(named: list, results: list[dict], sections: list[_Section], folder: Folder) -> str:
     package = importlib.resources.files("causal_ctx.reports")
     template = string.Template((package / "report.html").read_text("utf-8"))
-    datasets = ", ".join(dict.fromkeys(r["dataset"] for r in results))
-    methods = ", ".join(dict.fromkeys(r["label"] for r in results))
+    configs = [_folded(f"{name}, seed {r['seed']}", json.dumps(read_config(run.workdir), indent=2)) for (name, run), r in zip(named, results)]
     fields = dict(
-        title=escape(f"{methods} on {datasets}"),
+        title=escape(_title(results, folder)),
         lead=escape(_lead(named, results)),
         style=(package / "report.css").read_text("utf-8"),
         facts=_facts(results),
+        missing=_missing(results, folder),
         verdict="".join(f"<p>{escape(sentence)}</p>" for sentence in verdict(results)),
-        summary="".join(map(table_html, tables.summary_tables(results))) + f'<p class="note">{escape(tables.NOTE)}</p>',
+        summary="".join(map(formats.html, tables.summary_tables(results))) + f'<p class="note">{escape(tables.NOTE)}</p>',
         measures="<h3>Measures</h3><dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in MEASURES.items()) + "</dl>",
         details=_details(results),
-        configs="".join(_folded(f"{name}, seed {r['seed']}", json.dumps(read_config(run.workdir), indent=2))
-                        for (name, run), r in zip(named, results)),
+        configs=_short(f"Configurations of {len(configs)} runs", "".join(configs), len(configs)),
     )
     for quality in QUALITIES:
-        page = template.substitute(fields, figures="".join(_figures(name, pictures, quality) for name, pictures in drawn))
+        page = template.substitute(fields, figures="".join(_figures(section, quality) for section in sections))
         if len(page.encode()) <= MOST_BYTES:
             break
     return page
+
+
+def _title(results: list[dict], folder: Folder) -> str:
+    axes = [field for field in folder.axes if field not in ("seed", "method")]
+    names = dict.fromkeys(r["method" if axes else "label"] for r in results)
+    along = f" along {', '.join(axes)}" if axes else ""
+    table = f"Table {folder.table}: " if folder.table else ""
+    return f"{table}{', '.join(names)}{along} on {', '.join(dict.fromkeys(r['dataset'] for r in results))}"
 
 
 def _lead(named: list, results: list[dict]) -> str:
@@ -137,34 +165,50 @@ def _facts(results: list[dict]) -> str:
     ]
     cells = [(escape(str(first)), "".join(f"<td>{escape(str(c))}</td>" for c in rest)) for first, *rest in rows]
     body = "".join(f'<tr><th scope="row">{first}</th>{rest}</tr>' for first, rest in cells)
-    return (f'<div class="scroll"><table class="facts"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in head)}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>")
+    table = (f'<div class="scroll"><table class="facts"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in head)}</tr></thead>'
+             f"<tbody>{body}</tbody></table></div>")
+    return _short(f"Cost of {len(rows)} runs", table, len(rows))
+
+
+def _missing(results: list[dict], folder: Folder) -> str:
+    """The members that no table holds: who diverged and what it said, and how many are not finished."""
+    if not folder.diverged and not folder.unfinished:
+        return ""
+    total = len(results) + len(folder.diverged) + folder.unfinished
+    said = "".join(f"<dt>{escape(name)}</dt><dd>{escape(sentence)}</dd>" for name, sentence in folder.diverged.items())
+    return (f'<section class="missing" aria-label="Runs without results"><p>Of {total} runs {len(folder.diverged)} diverged and {folder.unfinished} '
+            f"did not finish; the means leave them out.</p>{f'<dl>{said}</dl>' if said else ''}</section>")
 
 
 def _details(results: list[dict]) -> str:
     summary = tables.summary_tables(results)
-    per_context = "".join(map(table_html, tables.detail_tables(results)))
-    return (f"<h3>Every context, and the tables to copy</h3><details><summary>Each context and held-out pair</summary>{per_context}</details>"
+    return ("<h3>Every context, and the tables to copy</h3>"
+            + _unfolding("Each context and held-out pair", "".join(map(formats.html, tables.detail_tables(results))))
             + _folded("Markdown", "\n".join(map(formats.markdown, summary)))
             + _folded("LaTeX", "\n".join(map(formats.latex, summary)))
             + _folded("CSV, every number", tables.comma_separated(results)))
 
 
 def _folded(name: str, content: str) -> str:
-    return f"<details><summary>{escape(name)}</summary><pre>{escape(content)}</pre></details>"
+    return _unfolding(name, f"<pre>{escape(content)}</pre>")
 
 
-def _row_html(row: tables.Row, best: tables.Row | None) -> str:
-    cells = [f'<td{" class=best" if row is best and i == 1 else ""}>{escape(formats.show(c))}</td>' for i, c in enumerate(row.cells)]
-    return f'<tr><th scope="row">{escape(row.label)}</th>{"".join(cells)}</tr>'
+def _short(name: str, html: str, num_lines: int) -> str:
+    """The markup, folded where it has many lines."""
+    return html if num_lines <= MOST_LINES else _unfolding(name, html)
 
 
-def _figures(name: str, pictures: Iterable[figures.Picture], quality: int) -> str:
-    heading = f"<h3>{escape(name)}</h3>" if name else ""
+def _unfolding(name: str, html: str) -> str:
+    return f"<details><summary>{escape(name)}</summary>{html}</details>"
+
+
+def _figures(section: _Section, quality: int) -> str:
+    heading = f"<h3>{escape(section.heading)}</h3>" if section.heading else ""
     return heading + "".join(
-        f'<figure><div class="scroll"><img src="{_data_uri(p.image, quality)}" alt="{escape(p.alt)}" width="{p.image.width // 2}" height="{p.image.height // 2}"></div>'
+        f'<figure><div class="scroll"><img src="{_data_uri(p.image, quality)}" alt="{escape(p.alt)}" '
+        f'width="{p.image.width // 2}" height="{p.image.height // 2}"></div>'
         f"<figcaption><strong>{escape(p.title)}.</strong> {escape(p.caption)}</figcaption></figure>"
-        for p in pictures
+        for p in section.pictures
     )
 
 
@@ -172,14 +216,3 @@ def _data_uri(image: Image.Image, quality: int) -> str:
     stream = io.BytesIO()
     image.save(stream, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def _file_name(label: str) -> str:
-    return re.sub(r"[^\w=.-]+", "_", label)
-
-
-def _flat(config: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, item in config.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat

@@ -1,9 +1,50 @@
-"""What a run wrote, read back: results.json, config.json and metrics.jsonl of a workdir."""
+"""What runs wrote, read back: results.json, config.json and metrics.jsonl of a workdir, and which members of a folder of runs have come how far."""
 
 import json
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 from causal_ctx.files import DamagedError
+
+
+class Folder(NamedTuple):
+    """A folder of runs, or of one run.
+
+    evaluated: workdirs with results, in the order of the axes. diverged: {name: sentence} of those that failed. unfinished: how many others there are or
+    were planned. axes: {dotted field: its values} of a sweep, {} of other folders. table: the published table that the sweep rebuilds, or "".
+    """
+
+    evaluated: tuple[Path, ...]
+    diverged: dict[str, str] = {}
+    unfinished: int = 0
+    axes: dict[str, list] = {}
+    table: str = ""
+
+
+def read_folder(workdir) -> Folder:
+    """What `workdir` holds: a run, or runs directly below it with or without the sweep.json that planned them. DamagedError for what cannot be read."""
+    workdir = Path(workdir)
+    if (workdir / "results.json").exists():
+        return Folder((workdir,))
+    sweep = _read_json(workdir / "sweep.json", "start the sweep again") if (workdir / "sweep.json").exists() else {}
+    axes = sweep.get("axes", {})
+    members = sorted(path.parent for path in workdir.glob("*/config.json"))
+    evaluated = [path for path in members if (path / "results.json").exists()]
+    diverged = {path.name: _failure(path) for path in members if path not in evaluated and (path / "failure.json").exists()}
+    planned = math.prod(map(len, axes.values())) if axes else 0
+    unfinished = max(planned, len(members)) - len(evaluated) - len(diverged)
+    return Folder(tuple(sorted(evaluated, key=lambda path: _place(path, axes))), diverged, unfinished, axes, sweep.get("table", ""))
+
+
+def _failure(workdir: Path) -> str:
+    return str(_read_json(workdir / "failure.json", "run that member again").get("message", "diverged"))
+
+
+def _place(workdir: Path, axes: dict[str, list]) -> list[int]:
+    """Where a member stands in the order of the axes, its seed aside."""
+    fields = read_fields(workdir) if axes else {}
+    return [values.index(fields[name]) if fields.get(name) in values else len(values) for name, values in axes.items() if name != "seed"]
 
 
 def read_results(workdir) -> dict:
@@ -14,6 +55,18 @@ def read_results(workdir) -> dict:
 def read_config(workdir) -> dict:
     """The dict of config.json; DamagedError when it is missing or cannot be read."""
     return _read_json(Path(workdir) / "config.json", "give the workdir of a run")
+
+
+def read_fields(workdir) -> dict[str, object]:
+    """config.json as {dotted field: value}; DamagedError as `read_config`."""
+    return _flat(read_config(workdir))
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, item in config.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
 
 
 def read_metrics(workdir) -> list[dict]:

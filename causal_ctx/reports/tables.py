@@ -1,19 +1,20 @@
 """Tables of results.json dicts: ours beside published, the floor of the data and the untrained model. Pure functions; formats.py renders them.
 
-A result may carry a "label"; results of equal data set, backbone and label (else method) are taken as seeds of one row.
+A result may carry a "label"; results of equal data set, backbone and label (else method) are taken as seeds of one row. It may carry its "config",
+{dotted field: value}, which says the published setting that it stands beside.
 """
 
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from causal_ctx.reports.published import CITATION, Estimate, published
+from causal_ctx.reports.published import CITATION, Estimate, published, setting_of
 
-COLUMNS = ("seeds", "ours", "published", "difference", "floor", "above floor", "untrained")
+COLUMNS = ("seeds", "ours", "published", "difference", "in s.e.", "floor", "above floor", "untrained")
 PROTOCOLS = ("strict", "paper")
 MEASURES = {
     "concept": "Concept: sliced Wasserstein distance",
@@ -23,7 +24,8 @@ MEASURES = {
 }
 ENTROPY_FLOORS = {"in_distribution": "entropy_floor_bpp", "out_of_distribution": "out_of_distribution_entropy_floor_bpp"}
 NOTE = (
-    f"Lower is better. Ours: mean ± standard error over seeds. Published: {CITATION}, under its own protocol, budget and image size. "
+    f"Lower is better. Ours: mean ± standard error over seeds. Published: {CITATION}, the same setting under its own protocol, budget and image size. "
+    "In s.e.: the difference over the root of the summed squares of both standard errors. "
     "Floor: real against real images, or the pixel entropy for reconstruction. Untrained: the same model before training."
 )
 
@@ -56,14 +58,13 @@ def summary_tables(results: Iterable[dict]) -> list[Table]:
 
 
 def detail_tables(results: Iterable[dict]) -> list[Table]:
-    """One table per method and protocol: a row per context and held-out pair."""
+    """One table per data set, backbone, protocol and distance: a group per context or held-out pair, a row per method."""
     return [
-        Table(f"{dataset}, {backbone}, {label}, protocol {protocol}", "context",
-              _groups(["concept", "composition"], lambda m: [_row(c, rs, protocol, m, c) for c in _contexts(rs, protocol, m)]))
+        Table(f"{dataset}, {backbone}, protocol {protocol}, {measure}", "method", groups)
         for (dataset, backbone), methods in by_method(results).items()
-        for label, rs in methods.items()
         for protocol in PROTOCOLS
-        if _has({label: rs}, protocol)
+        for measure in ("concept", "composition")
+        if (groups := _groups(_contexts(methods, protocol, measure), lambda c: [_row(label, rs, protocol, measure, c) for label, rs in methods.items()]))
     ]
 
 
@@ -103,30 +104,36 @@ def measured(results: list[dict], protocol: str, measure: str, context: str = "m
 def published_for(result: dict, protocol: str, measure: str, context: str = "mean") -> Estimate | None:
     """The published counterpart; strict evaluates the weights of the best epoch, so its reconstruction stands beside the published best epoch."""
     def look(task: str, name: str) -> Estimate | None:
-        return published(result["dataset"], result["method"], task, name, result["backbone"])
+        return published(result["dataset"], result["method"], task, name, result["backbone"], setting_of(result.get("config", {})))
 
     if measure not in ENTROPY_FLOORS:
         return look(measure, context)
     return (protocol == "strict" and look("reconstruction", f"{measure}_best")) or look("reconstruction", measure)
 
 
-def comma_separated(results: Iterable[dict]) -> str:
-    """Every number in long form, at full precision: one line per method, protocol, measure, context and source."""
+def combined_error(a: Estimate | None, b: Estimate | None) -> float | None:
+    """Standard error of the difference of two means; None where either has none."""
+    return math.hypot(a.standard_error, b.standard_error) if a and b and None not in (a.standard_error, b.standard_error) else None
+
+
+def comma_separated(results: Iterable[dict], wanted: Callable[[str], bool] = lambda context: True) -> str:
+    """Numbers in long form, at full precision: one line per method, protocol, measure, context ("mean" is one) that is `wanted`, and source."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow("dataset backbone method protocol measure context source mean standard_error seeds".split())
     for (dataset, backbone), methods in by_method(results).items():
         for label, rs in methods.items():
             for protocol, measure, context, source, e in _numbers(rs):
-                error = "" if e.standard_error is None else f"{e.standard_error:.6g}"
-                writer.writerow([dataset, backbone, label, protocol, measure, context, source, f"{e.mean:.6g}", error, e.seeds])
+                if wanted(context):
+                    error = "" if e.standard_error is None else f"{e.standard_error:.6g}"
+                    writer.writerow([dataset, backbone, label, protocol, measure, context, source, f"{e.mean:.6g}", error, e.seeds])
     return stream.getvalue()
 
 
 def _numbers(results: list[dict]):
     for protocol in PROTOCOLS:
         for measure in MEASURES:
-            contexts = ["mean"] if measure in ENTROPY_FLOORS else [*_contexts(results, protocol, measure), "mean"]
+            contexts = ["mean"] if measure in ENTROPY_FLOORS else [*_contexts({"": results}, protocol, measure), "mean"]
             for context in contexts:
                 sources = {part or "ours": measured(results, protocol, measure, context, part) for part in ("", "floor", "untrained")}
                 if sources["ours"]:
@@ -137,22 +144,26 @@ def _numbers(results: list[dict]):
 def _row(label: str, results: list[dict], protocol: str, measure: str, context: str = "mean") -> Row:
     ours, floor, untrained = (measured(results, protocol, measure, context, part) for part in ("", "floor", "untrained"))
     theirs = published_for(results[0], protocol, measure, context)
+    difference, error = _minus(ours, theirs), combined_error(ours, theirs)
     means = [Estimate(e.mean) if e else None for e in (floor, untrained)]  # their spread says nothing about the model
-    return Row(label, (str(ours.seeds) if ours else None, ours, theirs, _minus(ours, theirs), means[0], _minus(ours, floor), means[1]))
+    cells = (str(ours.seeds) if ours else None, ours, theirs, difference, difference / error if error else None, means[0], _minus(ours, floor), means[1])
+    return Row(label, cells)
 
 
 def _minus(a: Estimate | None, b: Estimate | None) -> float | None:
     return a.mean - b.mean if a and b else None
 
 
-def _groups(measures: Iterable[str], rows: Callable[[str], list[Row]]) -> tuple:
-    """Groups in which something was measured."""
-    filled = ((MEASURES[measure], tuple(rows(measure))) for measure in measures)
+def _groups(headings: Mapping[str, str], rows: Callable[[str], list[Row]]) -> tuple:
+    """Groups in which something was measured: `headings` by the name that `rows` takes."""
+    filled = ((heading, tuple(rows(name))) for name, heading in headings.items())
     return tuple((heading, body) for heading, body in filled if any(row.cells[1] for row in body))
 
 
-def _contexts(results: list[dict], protocol: str, measure: str) -> list[str]:
-    return [c for c in results[0]["protocols"].get(protocol, {}).get(measure, {}) if c != "mean"]
+def _contexts(methods: dict[str, list[dict]], protocol: str, measure: str) -> dict[str, str]:
+    """{context: context} of all that were scored, in the order of their first mention."""
+    scored = (r["protocols"].get(protocol, {}).get(measure, {}) for rs in methods.values() for r in rs)
+    return {context: context for contexts in scored for context in contexts if context != "mean"}
 
 
 def _has(methods: dict[str, list[dict]], protocol: str) -> bool:

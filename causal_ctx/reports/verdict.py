@@ -1,30 +1,52 @@
 """What the numbers say, in sentences computed from them."""
 
-import math
 from collections.abc import Iterable
 
 from causal_ctx.methods import METHODS
 from causal_ctx.reports.formats import show
 from causal_ctx.reports.published import Estimate
-from causal_ctx.reports.tables import by_method, measured, published_for
+from causal_ctx.reports.tables import by_method, combined_error, measured, published_for
 
 BASELINES = ("base_pooled", "base")
+MOST_PAIRS = 3  # out of order that are named
 
 
 def verdict(results: Iterable[dict], protocol: str = "strict") -> list[str]:
-    """Sentences on composition and reconstruction, for each data set and backbone; where a module and a baseline ran, which composes better."""
+    """Sentences on composition and reconstruction, for each data set and backbone; where a module and blind methods ran, which compose better."""
     return [sentence for methods in by_method(results).values() for sentence in _sentences(methods, protocol) if sentence]
 
 
 def _sentences(methods: dict[str, list[dict]], protocol: str) -> list[str]:
     scores = {label: e for label, rs in methods.items() if (e := measured(rs, protocol, "composition"))}
-    modules = [label for label in scores if (known := METHODS.get(methods[label][0]["method"])) and known.module]
+    known = {label: METHODS[name] for label in scores if (name := methods[label][0]["method"]) in METHODS}
+    told = [label for label, method in known.items() if method.module and method.targets]
+    blind = [label for label in known if label not in told]
     baselines = [label for name in BASELINES for label in scores if methods[label][0]["method"] == name]
-    best = min(modules or scores, key=lambda label: scores[label].mean, default=None)
+    best = min(told or scores, key=lambda label: scores[label].mean, default=None)
     if best is None:
         return []
-    comparison = [_comparison(best, scores[best], baselines[0], scores[baselines[0]])] if modules and baselines else []
-    return [*comparison, _position(best, methods[best], protocol), _reconstruction(best, methods[best], protocol)]
+    comparison = [_comparison(best, scores[best], baselines[0], scores[baselines[0]])] if told and baselines else []
+    order = [_order(methods, scores, [(a, b) for a in told for b in blind], protocol)] if len(told) * len(blind) > 1 else []
+    return [*comparison, *order, _position(best, methods[best], protocol), _reconstruction(best, methods[best], protocol)]
+
+
+def _order(methods: dict[str, list[dict]], scores: dict[str, Estimate], pairs: list[tuple[str, str]], protocol: str) -> str:
+    """Whether every module that is told the interventions composes better than every method blind to them, and whether that was published."""
+    def names(labels: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(methods[label][0]["method"] for label in labels))
+
+    theirs = {label: published_for(methods[label][0], protocol, "composition") for label in scores}
+    was_published = all(theirs[a] and theirs[b] and theirs[a].mean < theirs[b].mean for a, b in pairs)
+    told, blind = (names(column) for column in zip(*pairs))
+    order = (f"{'The published order' if was_published else 'The order'} on composition, the modules told the interventions ({told}) ahead of "
+             f"the methods blind to them ({blind}),")
+    broken = [f"{a} ({show(scores[a])}) is not ahead of {b} ({show(scores[b])})" for a, b in pairs if not scores[a].mean < scores[b].mean]
+    if broken:
+        more = [f"and {len(broken) - MOST_PAIRS} more"] if len(broken) > MOST_PAIRS else []
+        return f"{order} does not hold: {'; '.join(broken[:MOST_PAIRS] + more)}."
+    a, b = min(pairs, key=lambda pair: scores[pair[1]].mean - scores[pair[0]].mean)
+    gain = scores[b].mean - scores[a].mean
+    return f"{order} holds; its narrowest step is from {a} to {b}, {gain:.3f}: {_certainty(gain, scores[a], scores[b])}."
 
 
 def _comparison(module: str, ours: Estimate, baseline: str, theirs: Estimate) -> str:
@@ -35,9 +57,9 @@ def _comparison(module: str, ours: Estimate, baseline: str, theirs: Estimate) ->
 
 
 def _certainty(gain: float, a: Estimate, b: Estimate) -> str:
-    if a.standard_error is None or b.standard_error is None:
+    error = combined_error(a, b)
+    if error is None:
         return "with one seed of either, the spread between seeds is not known"
-    error = math.hypot(a.standard_error, b.standard_error)
     if error == 0:
         return "the seeds agree exactly"
     seeds = f"{a.seeds} seeds each" if a.seeds == b.seeds else f"{a.seeds} and {b.seeds} seeds"
