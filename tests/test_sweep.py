@@ -11,9 +11,12 @@ from causal_ctx import data, ensemble, reproduce, sweep
 from causal_ctx.config import ConfigError
 from causal_ctx.methods import METHODS
 from causal_ctx.plan import plan_of
-from causal_ctx.start import build_trainer, initial_state
-from causal_ctx.train import Interrupted, train, train_together
+from causal_ctx.start import build_trainer, hyper, initial_state
+from causal_ctx.step import Batch
+from causal_ctx.train import Member, train, train_together
 from tests import tiny
+
+SWEEPS = sorted((reproduce.CONFIGS / "sweeps").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def test_members_are_the_product_of_the_axes_under_short_names(tmp_path):
     runs = sweep.members(sweep.sweep(tiny.config(), {"objective.beta": (1, 4.0), "seed": range(2)}), tmp_path)
     assert list(runs) == ["beta=1,seed=0", "beta=1,seed=1", "beta=4.0,seed=0", "beta=4.0,seed=1"]
     assert [(run.objective.beta, run.seed) for run in runs.values()] == [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
-    assert list(sweep.members(sweep.sweep(tiny.config(), {"seed": (1,), "data.seed": (2,)}), tmp_path)) == ["seed=1,data.seed=2"]
+    assert list(sweep.members(sweep.sweep(tiny.config(), {"seed": (1,), "data.seed": (2,)}), tmp_path)) == ["data.seed=2,seed=1"]
 
 
 def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
@@ -116,8 +119,6 @@ def test_a_sweep_that_is_interrupted_and_resumed_is_uninterrupted(dataset, tmp_p
     folders = [tmp_path / "resumed" / str(i) for i in range(2)]
     for folder in folders:
         folder.mkdir(parents=True)
-    from causal_ctx.train import Member
-
     save, calls = Member.save, []
 
     def failing(self, state):
@@ -162,7 +163,7 @@ def test_a_sweep_from_nothing_to_a_table_and_again(tmp_path, monkeypatch, capsys
     sweep.run(config, tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((reproduce.CONFIGS / "sweeps").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_config_is_valid(path):
     for dataset in ("quad_dependent", "quad_independent"):
         for size in configs.SIZES:
@@ -176,3 +177,33 @@ def test_reproduce_of_unknown_names_is_refused():
         reproduce.sweep_of("maine", "quad_dependent", "tiny")
     with pytest.raises(ConfigError, match="--dataset=cubes names no config; choose one of quad_dependent"):
         reproduce.sweep_of("main", "cubes", "tiny")
+
+
+def first_runs(path, tmp_path):
+    """One run of every program of the sweep config at `path`, size tiny."""
+    runs = sweep.members(reproduce.sweep_of(path.stem, "quad_dependent", "tiny"), tmp_path)
+    return [runs[names[0]] for names in sweep.groups(runs)]
+
+
+def take_a_step(run, dataset, apply):
+    """`apply(function, *arguments)` on making a first state and taking one step from it."""
+    trainer, numbers, t = build_trainer(run, dataset), hyper(run, dataset), run.train
+    rows = (1, t.batch_size // t.micro_batch, t.micro_batch)
+    batch = Batch(np.zeros((*rows, *dataset.image_shape), np.uint8), np.zeros((*rows, len(dataset.concepts)), np.float32))
+    state = apply(lambda: trainer.init(run.seed, numbers, dataset.image_shape, len(dataset.concepts)))
+    return apply(trainer.steps, state, batch)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_config_builds_and_traces_a_tiny_step(path, dataset, tmp_path):
+    for run in first_runs(path, tmp_path):
+        state, metrics = take_a_step(run, dataset, jax.eval_shape)
+        assert metrics["loss_nats"].shape == (1,) and state.step.shape == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_config_takes_a_tiny_step(path, dataset, tmp_path):
+    for run in first_runs(path, tmp_path):
+        state, metrics = take_a_step(run, dataset, lambda function, *arguments: jax.jit(function)(*arguments))
+        assert int(state.step) == 1 and np.isfinite(metrics["loss_nats"]).all()
