@@ -1,4 +1,4 @@
-"""Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=train|evaluate|report] [--config.field=value]."""
+"""Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=MODE] [--config.field=value]."""
 
 import logging
 import re
@@ -10,6 +10,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from causal_ctx import ablate
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -19,10 +20,11 @@ MODES = {
     "train": workdirs.train_evaluate_report,
     "evaluate": workdirs.evaluate_and_report,
     "report": workdirs.report,
+    "ablate_interventions": ablate.ablate_interventions,
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, or report (of a run or a folder of runs).")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, report (of one or many runs), ablate_interventions.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 

@@ -56,7 +56,8 @@ class Run:
         above MOST_SUBSETS.
         """
         if subsets is None and 2 ** len(self.concepts) > MOST_SUBSETS:
-            raise ValueError(f"{len(self.concepts)} concepts have {2 ** len(self.concepts):,} subsets, more than {MOST_SUBSETS:,}; name those wanted in subsets.")
+            number = len(self.concepts)
+            raise ValueError(f"{number} concepts have {2**number:,} subsets, more than {MOST_SUBSETS:,}; name those wanted in subsets.")
         names = [self._name(subset) for subset in (all_subsets(self.concepts) if subsets is None else subsets)]
         images = self._generate(np.array([self.targets(name) for name in names]), num, seed) if names else ()
         return dict(zip(names, images))
