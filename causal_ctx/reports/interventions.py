@@ -20,9 +20,11 @@ APART = 0.07  # between lines that may coincide, in interventions
 
 def picture(scores: dict) -> Picture:
     """Distance against the number of simultaneous interventions: a line per quirk setting, bars from the closest to the farthest subset, dotted the floor."""
-    figure = Figure(figsize=(6.4, 3.6), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.0), dpi=DPI, layout="constrained")
     figure.patch.set_alpha(0)
-    _lines(figure.subplots(), scores)
+    axis = figure.subplots()
+    _lines(axis, scores)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Picture(
@@ -63,7 +65,6 @@ def _lines(axis: Axes, scores: dict) -> None:
     axis.tick_params(colors=INK, labelsize=FONT_POINTS, length=0)
     axis.grid(color=INK, alpha=0.2, linewidth=0.6)
     axis.spines[:].set_visible(False)
-    axis.legend(frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
 
 
 def _spread(scores: dict, setting: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
