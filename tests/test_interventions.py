@@ -33,12 +33,13 @@ def trained(tmp_path_factory):
 
 
 def untrained(**fields):
-    """A config and a Predictor of weights so far from their initial values that the statistics of sets differ and both quirks act."""
-    config, mesh = tiny.config(**fields), data_mesh()
+    """A config and a Predictor of random weights, drawn without compiling, under which sets differ in their statistics and both quirks act."""
+    config, mesh, rng = tiny.config(**fields), data_mesh(), np.random.default_rng(0)
     model, calibrating = (build_model(config, 3, (16, 16, 3), calibrating=twin) for twin in (False, True))
     key = jax.random.key(0)
-    variables = dict(jax.jit(lambda: model.init(key, jnp.zeros((8, 16, 16, 3)), jnp.zeros((8, 3)), key, train=False))())
-    variables["params"] = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), variables["params"])
+    shapes = dict(jax.eval_shape(lambda: model.init(key, jnp.zeros((8, 16, 16, 3)), jnp.zeros((8, 3)), key, train=False)))
+    variables = {"params": jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), shapes.pop("params"))}
+    variables |= jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
     return config, Predictor(model, calibrating, jax.device_put(variables, replicated(mesh)), latent_width(config, 3), 64, mesh)
 
 
@@ -206,11 +207,11 @@ def test_a_missing_run_or_another_config_is_refused(trained, tmp_path):
 
 def test_the_figure_reaches_from_the_closest_to_the_farthest_subset():
     subset = lambda size, value: {"size": size, "trained": False, "floor": 0.1, "distance": {"a=b,c_d=e": value}}
-    scores = {"subsets": {"obs": subset(0, 0.2), "x": subset(1, 0.2), "y": subset(1, 0.5)}}
+    scores = {"subsets": {"obs": subset(0, 0.2), "x": subset(1, 0.2), "y": subset(1, 0.5), "z": subset(1, 0.2)}}
     scores["by_size"] = by_size(scores["subsets"].values())
     sizes, means, spread = reports._spread(scores, "a=b,c_d=e")
-    assert sizes.tolist() == [0, 1] and means == pytest.approx([0.2, 0.35])
-    np.testing.assert_allclose(spread, [[0, 0.15], [0, 0.15]], atol=1e-12)
+    assert sizes.tolist() == [0, 1] and means == pytest.approx([0.2, 0.3])
+    np.testing.assert_allclose(spread, [[0, 0.1], [0, 0.2]], atol=1e-12)
     picture = reports.picture(scores)
-    assert picture.image.mode == "RGBA" and picture.image.width > 1000 and "3 subsets" in picture.alt
+    assert picture.image.mode == "RGBA" and picture.image.width > 1000 and "4 subsets" in picture.alt
     assert "a b, c d e" in reports.table(scores)

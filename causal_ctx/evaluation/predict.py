@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from causal_ctx import parallel
 from causal_ctx.data import ContextData
@@ -78,7 +79,7 @@ class Predictor(NamedTuple):
             z = parallel.place(self.mesh, noise[columns], axis=0)
             for rows in _groups(len(sets), -(-len(sets) // calls)):
                 chosen = jax.tree.map(lambda leaf, rows=rows: leaf[rows], statistics)
-                images[np.ix_(rows, columns)] = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size))
+                images[np.ix_(rows, columns)] = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size), self.mesh)
         return images
 
     def reconstruct(self, targets: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -140,13 +141,22 @@ def _with_statistics(variables: dict, statistics: dict) -> dict:
     return variables | {"batch_stats": statistics} if statistics else variables
 
 
-@partial(jax.jit, static_argnums=(0, 5))
-def _generate_sets(model: ConvVAE, variables: dict, statistics: dict, target_sets: jax.Array, z: jax.Array, sets_at_once: int) -> jax.Array:
-    def under_one_set(args: tuple[dict, jax.Array]) -> jax.Array:
-        own, targets = args
-        return _generate(model, _with_statistics(variables, own), z, jnp.broadcast_to(targets, (len(z), len(targets))))
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _generate_sets(
+    model: ConvVAE, variables: dict, statistics: dict, target_sets: jax.Array, z: jax.Array, sets_at_once: int, mesh: jax.sharding.Mesh
+) -> jax.Array:
+    """Every device decodes its own rows of z under all sets; left to the compiler, several sets at once would be gathered from all devices."""
 
-    return jax.lax.map(under_one_set, (statistics, target_sets), batch_size=sets_at_once)
+    def on_one_device(variables: dict, statistics: dict, target_sets: jax.Array, z: jax.Array) -> jax.Array:
+        def under_one_set(args: tuple[dict, jax.Array]) -> jax.Array:
+            own, targets = args
+            return _generate(model, _with_statistics(variables, own), z, jnp.broadcast_to(targets, (len(z), len(targets))))
+
+        return jax.lax.map(under_one_set, (statistics, target_sets), batch_size=sets_at_once)
+
+    rows = parallel.split(mesh, axis=0).spec
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec(), PartitionSpec(), rows), "out_specs": parallel.split(mesh, axis=1).spec}
+    return jax.shard_map(on_one_device, mesh=mesh, **specs)(variables, statistics, target_sets, z)
 
 
 @partial(jax.jit, static_argnums=0)
