@@ -11,8 +11,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from causal_ctx import ablate, reproduce, sweep
 from causal_ctx import config as configs
-from causal_ctx import reproduce, sweep
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
 from causal_ctx.train import Interrupted, NonFiniteError
@@ -23,10 +23,11 @@ MODES = {
     "report": workdirs.report,
     "sweep": sweep.run,
     "reproduce": reproduce.run,
+    "ablate_interventions": ablate.ablate_interventions,
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, or report (of a run or a folder of runs).")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, report (of one or many runs), sweep, reproduce, ablate_interventions.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Of a sweep: how many seeds, counted from the config's; a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")

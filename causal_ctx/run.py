@@ -11,11 +11,14 @@ import numpy as np
 from causal_ctx import config as configs
 from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
-from causal_ctx.data.contexts import as_uint8
+from causal_ctx.data.contexts import OBSERVATIONAL, as_uint8
+from causal_ctx.data.contexts import subsets as all_subsets
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import effective_causal_blocks
 from causal_ctx.start import initial_state, restore
+
+MOST_SUBSETS = 1024  # of concepts: those of ten
 
 
 class Run:
@@ -26,6 +29,7 @@ class Run:
 
     def __init__(self, workdir: Path, config: ml_collections.ConfigDict):
         self.workdir, self.config = workdir, config
+        self._statistics: dict[bytes, dict] = {}
 
     @functools.cached_property
     def data(self) -> data.ContextData:
@@ -39,35 +43,62 @@ class Run:
 
     def targets(self, interventions: Iterable[str] | str) -> np.ndarray:
         """Target vector [K] of a set of concept names, or of a context name like "obs" or "a+b". Raises ValueError for unknown names."""
-        name = interventions if isinstance(interventions, str) else "+".join(interventions)
-        return self.data.targets(name or "obs")
+        return self.data.targets(self._name(interventions))
 
     def generate(self, interventions: Iterable[str] | str, num: int, seed: int = 0) -> np.ndarray:
         """Mean images float32 [num, H, W, C] in [0, 1] under the interventions. The same seed gives the same exogenous noise under all of them."""
-        noise = np.asarray(jax.random.normal(jax.random.key(seed), (num, self._predictor.latents)))
-        return self._predictor.generate(self.targets(interventions), noise)
+        return self._generate(self.targets(interventions)[None], num, seed)[0]
+
+    def generate_all(self, num: int, seed: int = 0, subsets: Iterable[Iterable[str] | str] | None = None) -> dict[str, np.ndarray]:
+        """`generate` under many sets of interventions by one call: {context name: images float32 [num, H, W, C]}, the same noise in all of them.
+
+        `subsets` are sets of concept names or context names; None is all 2^K, "obs" first. Raises ValueError for unknown names, and where 2^K is
+        above MOST_SUBSETS.
+        """
+        if subsets is None and 2 ** len(self.concepts) > MOST_SUBSETS:
+            number = len(self.concepts)
+            raise ValueError(f"{number} concepts have {2**number:,} subsets, more than {MOST_SUBSETS:,}; name those wanted in subsets.")
+        names = [self._name(subset) for subset in (all_subsets(self.concepts) if subsets is None else subsets)]
+        images = self._generate(np.array([self.targets(name) for name in names]), num, seed) if names else ()
+        return dict(zip(names, images))
 
     def reconstruct(self, images: np.ndarray, interventions: Iterable[str] | str) -> np.ndarray:
         """Images [n, H, W, C], uint8 or floating point in [0, 1], encoded and decoded under their interventions: float32 [n, H, W, C]."""
-        return self._predictor.reconstruct(self.targets(interventions), self._checked(images))
+        return self.predictor.reconstruct(self.targets(interventions), self._checked(images))
 
     def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Posterior {"mean", "log_variance"}, each [n, L], of images [n, H, W, C], uint8 or floating point in [0, 1]."""
-        return self._predictor.encode(self._checked(images))
+        return self.predictor.encode(self._checked(images))
 
     def causal_blocks(self, interventions: Iterable[str] | str) -> np.ndarray | None:
         """Effective causal matrix [K, w, K, w] under the interventions, row = hearing concept, column = speaking noise; None without a context module."""
         if not METHODS[self.config.method].module:
             return None
-        module = self._predictor.variables["params"]["context_module"]
+        module = self.predictor.variables["params"]["context_module"]
         targets = self.targets(interventions)
         return np.asarray(effective_causal_blocks(module["causal_obs"], module["causal_ivn"], targets, self.config.model.composition))
+
+    def _name(self, interventions: Iterable[str] | str) -> str:
+        if not isinstance(interventions, str):
+            interventions = "+".join(sorted(interventions, key=lambda name: self.concepts.index(name) if name in self.concepts else -1))
+        return interventions or OBSERVATIONAL
+
+    def _generate(self, target_sets: np.ndarray, num: int, seed: int) -> np.ndarray:
+        """Images [T, num, H, W, C] under `target_sets` [T, K]; what "generated" layers need is estimated once per set and kept."""
+        unknown = {targets.tobytes(): targets for targets in target_sets if targets.tobytes() not in self._statistics}
+        if unknown:
+            found = jax.device_get(self.predictor.statistics(np.stack(list(unknown.values()))))
+            self._statistics |= {key: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, key in enumerate(unknown)}
+        statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._statistics[targets.tobytes()] for targets in target_sets))
+        noise = np.asarray(jax.random.normal(jax.random.key(seed), (num, self.predictor.latents)))
+        return self.predictor.generate_all(target_sets, noise, statistics)
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         return as_uint8("given", images, self.data.image_shape)
 
     @functools.cached_property
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """The best weights, behind arrays in place of names."""
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             best, _ = restore(checkpoints, "best", initial_state(self.config, self.data, parallel.data_mesh()))
         return build_predictor(self.config, self.data, best)

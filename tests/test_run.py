@@ -90,14 +90,14 @@ def test_both_composition_rules_are_scored_with_the_same_weights(trained):
     folder, _ = trained
     strict = json.loads((folder / "results.json").read_text())["protocols"]["strict"]
     assert set(strict["composition_cut"]) == {"light+red", "mean"} and strict["composition_cut"] != strict["composition"]
-    predictor = causal_ctx.load_run(folder)._predictor
-    assert predictor.with_other_composition().with_other_composition().model == predictor.model
+    predictor = causal_ctx.load_run(folder).predictor
+    assert predictor.with_quirks(composition="cut").with_quirks(composition="reference").model == predictor.model
 
 
 def test_elbo_against_its_definition(trained):
     """Encode, sample with the folded key, decode, and sum -BCE - KL by NumPy in float64."""
     run = causal_ctx.load_run(trained[0])
-    predictor, images, targets = run._predictor, run.data.held_out["light"][:8], run.targets("light")
+    predictor, images, targets = run.predictor, run.data.held_out["light"][:8], run.targets("light")
     scores = predictor.elbo(targets, images, seed=4)
     x = images.astype(np.float64) / 255
     posterior = {name: value.astype(np.float64) for name, value in run.encode(images).items()}
@@ -186,7 +186,7 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
         def _replace(self, variables):
             return self
 
-        def with_other_composition(self):
+        def with_quirks(self, composition):
             return None
 
         def elbo(self, targets, images):
@@ -202,7 +202,7 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
 def test_predictions_do_not_depend_on_the_batch_they_come_in(trained):
     """Padding of the last batch and the number of images leave every prediction as it is."""
     run = causal_ctx.load_run(trained[0])
-    predictor, targets, images = run._predictor, run.targets("light"), run.data.held_out["light"]
+    predictor, targets, images = run.predictor, run.targets("light"), run.data.held_out["light"]
     whole = predictor._replace(batch_size=16).reconstruct(targets, images[:13])
     np.testing.assert_allclose(whole, predictor._replace(batch_size=8).reconstruct(targets, images[:13]), atol=1e-5)
     noise = np.asarray(jax.random.normal(jax.random.key(0), (13, predictor.latents)))

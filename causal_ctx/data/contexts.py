@@ -8,7 +8,8 @@ a composition, never trained on).
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class ContextData:
     train, validation: images of "obs" and of every single intervention.
     held_out: images of these contexts and of the compositions, for the measures only.
     train_latents, held_out_latents: rows aligned with `train` and `held_out`, or None where the data has none.
+    simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ContextData:
     held_out: dict[str, np.ndarray]
     train_latents: dict[str, np.ndarray] | None = None
     held_out_latents: dict[str, np.ndarray] | None = None
+    simulate: Callable[[str, int], np.ndarray] | None = None
 
     def targets(self, context: str) -> np.ndarray:
         """Target vector of a context, uint8 [K]: zeros for "obs". Raises ValueError for an unknown concept."""
@@ -62,6 +65,12 @@ class ContextData:
 def interventions(context: str) -> tuple[str, ...]:
     """Names of the concepts intervened on in a context: () for "obs", ("a", "b") for "a+b"."""
     return () if context == OBSERVATIONAL else tuple(context.split("+"))
+
+
+def subsets(concepts: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of all 2^K contexts of the concepts: "obs", the single interventions, the pairs and so on."""
+    sets = itertools.chain.from_iterable(itertools.combinations(concepts, size) for size in range(len(concepts) + 1))
+    return tuple("+".join(names) or OBSERVATIONAL for names in sets)
 
 
 def targets(context: str, concepts: tuple[str, ...]) -> np.ndarray:

@@ -45,6 +45,7 @@ def load(config) -> contexts.ContextData:
         held_out=images["held_out"],
         train_latents={c: x[:rows] for c, x in latents["train"].items()},
         held_out_latents=latents["held_out"],
+        simulate=functools.partial(_simulate, config.name, config.seed, config.resolution),
     )
 
 
@@ -64,6 +65,10 @@ def sample_latents(name: str, split: str, context: str, n: int, seed: int) -> np
 def render(name: str, latents: np.ndarray, resolution: int = 64) -> np.ndarray:
     """Images uint8 [n, R, R, 3] of latents [n, 8] of the data set `name`."""
     return quad_renderer.render(LAWS[name].factors(latents), resolution)
+
+
+def _simulate(name: str, seed: int, resolution: int, context: str, n: int) -> np.ndarray:
+    return np.concatenate(list(_image_blocks((name, "held_out", context, n, seed), resolution)))
 
 
 def _cached_arrays(config) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """A trained model as three functions of arrays: generate, ELBO and reconstruct, under the statistics that belong to a target set.
 
-Letters: N number of images, H, W, C image, L latent width, K concepts.
+Letters: N number of images, H, W, C image, L latent width, K concepts, T target sets.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from causal_ctx import parallel
 from causal_ctx.data import ContextData
@@ -19,9 +20,14 @@ from causal_ctx.models.conv_vae import ConvVAE
 from causal_ctx.objectives import vae
 from causal_ctx.step import TrainState
 
+IMAGES_AT_ONCE = {"cpu": 64, "default": 1024}  # decoded together by one device: on a CPU more of them leave its caches
+IMAGES_PER_CALL = 4096  # that one compiled call returns at most, before they go to the host
+
 
 class Predictor(NamedTuple):
-    """`model`, its `calibrating` twin, its trained `variables` and the latent width; every method takes ONE target set [K] for all N images.
+    """`model`, its `calibrating` twin, its trained `variables` and the latent width.
+
+    `generate_all` takes T target sets for the same N noises, every other method ONE target set [K] for all N images.
 
     As in NVAE, layers normalised as "generated" sample with statistics of `calibration_images` images generated under that target set, while images are
     encoded and scored with the running averages of training. Examples are split over `mesh`.
@@ -35,23 +41,46 @@ class Predictor(NamedTuple):
     mesh: jax.sharding.Mesh
     batch_size: int = 256
 
-    def calibrated(self, targets: np.ndarray) -> dict:
-        """Variables whose "generated" layers of module and decoder have the statistics of images generated under `targets` [K], any composition."""
-        rows = np.broadcast_to(np.asarray(targets, np.float32), (self.calibration_images, len(targets)))
-        return _calibrate(self.calibrating, self.variables, rows, self.latents)
+    def statistics(self, target_sets: np.ndarray) -> dict:
+        """What the "generated" layers of module and decoder sample with under each of the target sets [T, K], any compositions: leaves [T, ...].
 
-    def with_other_composition(self) -> "Predictor | None":
-        """The same weights under the other composition rule (quirk Q2); None without a context module."""
+        Every set has the statistics of the same `calibration_images` noises. The sets go one by one through one compiled call, in the memory of one.
+        """
+        return _statistics(self.calibrating, self.variables, np.asarray(target_sets, np.float32), (self.calibration_images, self.latents))
+
+    def calibrated(self, targets: np.ndarray) -> dict:
+        """Variables with the `statistics` of one target set [K]."""
+        return _with_statistics(self.variables, jax.tree.map(lambda leaf: leaf[0], self.statistics(np.asarray(targets)[None])))
+
+    def with_quirks(self, **quirks: str) -> "Predictor | None":
+        """The same weights under another `composition` (quirk Q2) or `noise_mixing` (quirk Q1); None without a context module."""
         if self.model.context_module is None:
             return None
-        rule = "reference" if self.model.context_module.composition == "cut" else "cut"
-        model, calibrating = (m.clone(context_module=m.context_module.clone(composition=rule)) for m in (self.model, self.calibrating))
+        model, calibrating = (m.clone(context_module=m.context_module.clone(**quirks)) for m in (self.model, self.calibrating))
         return self._replace(model=model, calibrating=calibrating)
 
     def generate(self, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Mean images float32 [N, H, W, C] in [0, 1] under `targets` [K] from exogenous `noise` [N, L]."""
-        variables = self.calibrated(targets)
-        return self._map(lambda z, t, _: _generate(self.model, variables, z, t), noise, targets)
+        return self.generate_all(np.asarray(targets)[None], noise)[0]
+
+    def generate_all(self, target_sets: np.ndarray, noise: np.ndarray, statistics: dict | None = None) -> np.ndarray:
+        """Mean images float32 [T, N, H, W, C] in [0, 1] under each of `target_sets` [T, K], all from the same exogenous `noise` [N, L].
+
+        Equal to `generate` per set but for rounding (1e-4, on trained weights 1e-5). `statistics` of these sets may be given where they are known. The devices never hold more than
+        `IMAGES_PER_CALL` images, or one batch of `IMAGES_AT_ONCE` each; the result is on the host, 4 T N H W C bytes.
+        """
+        sets, noise = np.asarray(target_sets, np.float32), np.asarray(noise, np.float32)
+        statistics = self.statistics(sets) if statistics is None else statistics
+        most = IMAGES_AT_ONCE.get(self.mesh.devices.flat[0].platform, IMAGES_AT_ONCE["default"]) * self.mesh.size
+        size = -(-min(most, len(noise)) // self.mesh.size) * self.mesh.size
+        calls = -(-len(sets) // max(1, IMAGES_PER_CALL // size))
+        images = np.empty((len(sets), len(noise), *self.model.decoder.image_shape), np.float32)
+        for columns in _groups(len(noise), size):
+            z = parallel.place(self.mesh, noise[columns], axis=0)
+            for rows in _groups(len(sets), -(-len(sets) // calls)):
+                chosen = jax.tree.map(lambda leaf, rows=rows: leaf[rows], statistics)
+                images[np.ix_(rows, columns)] = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size), self.mesh)
+        return images
 
     def reconstruct(self, targets: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Mean images float32 [N, H, W, C] decoded from the posterior means of images uint8 [N, H, W, C] under `targets` [K]."""
@@ -90,12 +119,44 @@ def build_predictor(config: ml_collections.ConfigDict, dataset: ContextData, sta
     return Predictor(model, calibrating, state.variables, latent_width(config, k), config.evaluation.calibration_images, mesh)
 
 
+def _groups(number: int, size: int) -> np.ndarray:
+    """Indices 0 .. number - 1 in rows of `size`; the last index fills up the last row."""
+    return np.minimum(np.arange(-(-number // size) * size), number - 1).reshape(-1, size)
+
+
 @partial(jax.jit, static_argnums=(0, 3))
-def _calibrate(model: ConvVAE, variables: dict, targets: jax.Array, latents: int) -> dict:
+def _statistics(model: ConvVAE, variables: dict, target_sets: jax.Array, noise_shape: tuple[int, int]) -> dict:
     key = jax.random.fold_in(jax.random.key(0), 2**31)  # of no one else: the images that are scored come from other noise
-    z = jax.random.normal(key, (len(targets), latents))
-    _, updated = model.apply(variables, z, targets, train=True, mutable=["batch_stats"], method="decode")
-    return variables | {"batch_stats": variables["batch_stats"] | updated["batch_stats"]} if updated else variables
+    z = jax.random.normal(key, noise_shape)
+
+    def of_one_set(targets: jax.Array) -> dict:
+        rows = jnp.broadcast_to(targets, (len(z), len(targets)))
+        _, updated = model.apply(variables, z, rows, train=True, mutable=["batch_stats"], method="decode")
+        return updated.get("batch_stats", {})
+
+    return jax.lax.map(of_one_set, target_sets)
+
+
+def _with_statistics(variables: dict, statistics: dict) -> dict:
+    return variables | {"batch_stats": statistics} if statistics else variables
+
+
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _generate_sets(
+    model: ConvVAE, variables: dict, statistics: dict, target_sets: jax.Array, z: jax.Array, sets_at_once: int, mesh: jax.sharding.Mesh
+) -> jax.Array:
+    """Every device decodes its own rows of z under all sets; left to the compiler, several sets at once would be gathered from all devices."""
+
+    def on_one_device(variables: dict, statistics: dict, target_sets: jax.Array, z: jax.Array) -> jax.Array:
+        def under_one_set(args: tuple[dict, jax.Array]) -> jax.Array:
+            own, targets = args
+            return _generate(model, _with_statistics(variables, own), z, jnp.broadcast_to(targets, (len(z), len(targets))))
+
+        return jax.lax.map(under_one_set, (statistics, target_sets), batch_size=sets_at_once)
+
+    rows = parallel.split(mesh, axis=0).spec
+    specs = {"in_specs": (PartitionSpec(), PartitionSpec(), PartitionSpec(), rows), "out_specs": parallel.split(mesh, axis=1).spec}
+    return jax.shard_map(on_one_device, mesh=mesh, **specs)(variables, statistics, target_sets, z)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,6 +10,7 @@ from causal_ctx.data import ContextData
 from causal_ctx.data.contexts import entropy_floor_bpp
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
+from causal_ctx.models.context_module import COMPOSITION
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
 
@@ -19,6 +20,12 @@ def fresh_noise(index: int, num: int, latents: int) -> np.ndarray:
     return np.asarray(jax.random.normal(jax.random.fold_in(jax.random.key(1), index), (num, latents)))
 
 
+def floor_distance(real: np.ndarray, projections: jax.Array) -> float:
+    """The distance that a perfect model has: one half of the images `real` [n, H, W, C] against the other, n/2 a side."""
+    half = len(real) // 2
+    return sliced_wasserstein(real[:half], real[half : 2 * half], projections)
+
+
 def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor, contexts: tuple[str, ...]) -> dict:
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
@@ -26,20 +33,17 @@ def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predic
     `composition_cut` or `composition_reference` scores the same weights under the composition rule that the config did not choose. `contexts` are those
     that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with.
     """
-    projections = _projections(dataset, config.evaluation.projections)
+    projections = seeded_projections(dataset, config.evaluation.projections)
     real, order = dataset.held_out, list(dataset.held_out)
 
     def distances(predictor: Predictor, names: Iterable[str] = order) -> dict:
         generate = lambda name: predictor.generate(dataset.targets(name), fresh_noise(order.index(name), len(real[name]), predictor.latents))
         return _by_task(dataset, lambda name: sliced_wasserstein(generate(name), real[name], projections), names)
 
-    def halves(name: str) -> float:
-        half = len(real[name]) // 2
-        return sliced_wasserstein(real[name][:half], real[name][half : 2 * half], projections)
-
+    halves = lambda name: floor_distance(real[name], projections)
     scores = distances(best) | {"floor": _by_task(dataset, halves), "untrained": distances(untrained)}
-    if (other := best.with_other_composition()) and dataset.compositions:
-        rule = other.model.context_module.composition
+    (rule,) = set(COMPOSITION) - {config.model.composition}
+    if (other := best.with_quirks(composition=rule)) and dataset.compositions:
         scores[f"composition_{rule}"] = distances(other, dataset.compositions)["composition"]
     validation = {name: dataset.validation[name] for name in contexts}
     sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
@@ -61,7 +65,7 @@ def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float
 
     `reconstruction` is what training and the strict protocol measured already: the last epoch's validation loss, the best one's, and held-out compositions.
     """
-    projections = _projections(dataset, PAPER_PROJECTIONS)
+    projections = seeded_projections(dataset, PAPER_PROJECTIONS)
     noise = fresh_noise(0, PAPER_BATCH, best.latents)
 
     def distance(name: str) -> float:
@@ -93,7 +97,8 @@ def _by_task(dataset: ContextData, distance: Callable[[str], float], names: Iter
     return {task: values | {"mean": _mean(values.values())} for task, values in scores.items()}
 
 
-def _projections(dataset: ContextData, number: int) -> jax.Array:
+def seeded_projections(dataset: ContextData, number: int) -> jax.Array:
+    """Directions [H * W * C, number], the same ones for every distance on images of this shape."""
     return random_projections(jax.random.key(0), int(np.prod(dataset.image_shape)), number)
 
 

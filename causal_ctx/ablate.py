@@ -1,0 +1,32 @@
+"""The mode `ablate_interventions`: a trained run scored under every subset of interventions, as numbers, table and figure."""
+
+import json
+from pathlib import Path
+
+import ml_collections
+
+from causal_ctx import parallel
+from causal_ctx.evaluation.interventions import contexts_to_score, subset_distances
+from causal_ctx.files import write_atomically
+from causal_ctx.progress import Progress
+from causal_ctx.reports import figures, interventions
+from causal_ctx.run import load_run
+from causal_ctx.workdir import WorkdirError, prepare
+
+
+def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes interventions.json and figures/interventions.png of the trained run in `workdir` and prints the means by number of interventions.
+
+    Raises WorkdirError where there is no run of this config, DamagedError where it has no trained weights.
+    """
+    if not (workdir / "config.json").exists():
+        raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
+    prepare(config, workdir)
+    run = load_run(workdir)
+    with Progress("interventions", total=len(contexts_to_score(run.data))) as progress:
+        scores = subset_distances(run.config, run.data, run.predictor, lambda name: progress.advance(1, name))
+    if parallel.is_first_process():
+        scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}
+        write_atomically(workdir / "interventions.json", json.dumps(scores, indent=2))
+        figures.save([interventions.picture(scores)], workdir / "figures")
+        print(interventions.table(scores))
