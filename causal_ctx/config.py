@@ -112,7 +112,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
             raise ConfigError(f"{field} is {_get(config, field)}; give a number below 2^32.")
     source = METHODS[config.method].starts_from
     if source and not config.init_from:
-        raise ConfigError(f"method is {config.method}, which starts from a trained {source}; give that run's folder as --config.init_from, or run a sweep over both.")
+        remedy = "give that run's folder as --config.init_from, or sweep over both"
+        raise ConfigError(f"method is {config.method}, which starts from a trained {source}; {remedy}.")
     if config.init_from and not source:
         raise ConfigError(f"init_from is {config.init_from!r}, but {config.method} trains from scratch; leave it empty.")
     if not 0 < config.data.validation_fraction < 1:

@@ -27,7 +27,7 @@ MODES = {
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train (then evaluate and report), evaluate, report (of one or many runs), sweep, reproduce, ablate_interventions.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports; report takes one run or a folder of them.")
 SEEDS = flags.DEFINE_integer("seeds", None, "Of a sweep: how many seeds, counted from the config's; a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-# Parameters, named by their path, of the two parts that a method treats alike. What a context module changes the shape of is NEW; the BACKBONE is as without it.
+# The two parts of the parameters, named by their path, that a method treats alike: NEW is what a context module brings or changes the shape of.
 NEW = r"context_module/.*|encoder/(mean|log_variance)/.*"
 BACKBONE = r"(encoder|decoder)/.*"
 

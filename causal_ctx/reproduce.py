@@ -27,7 +27,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Says what is missing in `workdir` and what it will cost, trains and scores it, and prints the table."""
     runs = sweep.members(config, workdir)
     missing = {name: run for name, run in runs.items() if not sweep.complete(workdir / name)}
-    LOG.info("%d runs, of which %d are missing%s", len(runs), len(missing), f"; training them will take about {duration(cost_seconds(missing))}." if missing else ".")
+    LOG.info("%d runs, of which %d are missing.", len(runs), len(missing))
+    if missing:
+        LOG.info("Training them will take about %s here, scoring not counted.", duration(cost_seconds(missing)))
     sweep.run(config, workdir)
 
 

@@ -110,7 +110,8 @@ class Trainer(NamedTuple):
         gradient = jax.tree.map(lambda g: g / len(keys), total)
         state, trains = self.descend(state, gradient)
         if not self.statistics_move:
-            batch_stats = jax.tree.map(lambda group, new, old: jnp.where(trains[group], new, old), optim.groups(self.rules, batch_stats), batch_stats, state.batch_stats)
+            keep = lambda group, new, old: jnp.where(trains[group], new, old)
+            batch_stats = jax.tree.map(keep, optim.groups(self.rules, batch_stats), batch_stats, state.batch_stats)
         metrics = jax.tree.map(jnp.mean, terms) | {"gradient_norm": optax.tree.norm(gradient)}
         return state.replace(step=state.step + 1, batch_stats=batch_stats), metrics
 

@@ -120,7 +120,9 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
     return member.best(last), last, member.record
 
 
-def train_together(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, workdirs: Sequence[Path], kind: str = "auto") -> list[tuple[Member, TrainState]]:
+def train_together(
+    configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, workdirs: Sequence[Path], kind: str = "auto"
+) -> list[tuple[Member, TrainState]]:
     """Trains runs that differ in seed and numbers alone as one program, or goes on where each of `workdirs` stopped; returns (member, last state) of each.
 
     A member that has ended, by early stopping or by a value that is not finite (`Member.failure`), waits while the others go on; so does one that was saved

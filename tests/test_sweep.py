@@ -76,16 +76,17 @@ def history(folder, name="train/loss_nats"):
     return np.array([record[name] for record in records if name in record])
 
 
-@pytest.mark.parametrize("kind", ["map", "vmap", "shard"])
+@pytest.mark.parametrize("kind", ["vmap", pytest.param("map", marks=pytest.mark.slow), pytest.param("shard", marks=pytest.mark.slow)])
 def test_members_are_the_runs_they_would_be_alone(kind, dataset, tmp_path):
-    """Another seed, another beta and rate, and one that diverges: losses agree to 1e-3, since sums are taken in another order and Adam's first steps
+    """Another seed and beta, a penalty, and one that diverges: losses agree to 1e-3, since sums are taken in another order and Adam's first steps
     turn the rounding of a gradient near zero into whole steps."""
-    runs = [tiny.config(train__epochs=2, seed=i % 4, objective__beta=1.0 + i % 3, train__learning_rate=1e30 if i == 2 else 1e-3) for i in range(8 if kind == "shard" else 4)]
+    numbers = [{"seed": 5, "objective__beta": 2.0}, {"train__learning_rate": 1e30}, {"objective__group_penalty": 1.0}]
+    runs = [tiny.config(train__epochs=1, **numbers[i % 3]) for i in range(8 if kind == "shard" else 3)]
     together = members_of(kind, dataset, tmp_path, runs)
     failures = [member.failure for member, _ in together]
-    assert [failure is not None for failure in failures] == [i == 2 for i in range(len(runs))] and "what was saved before is kept" in str(failures[2])
-    assert json.loads((together[2][0].workdir / "failure.json").read_text())["message"] == str(failures[2])
-    for i in (0, 1):
+    assert [failure is not None for failure in failures] == [i % 3 == 1 for i in range(len(runs))] and "what was saved before is kept" in str(failures[1])
+    assert json.loads((together[1][0].workdir / "failure.json").read_text())["message"] == str(failures[1])
+    for i in (0, 2):
         folder = tmp_path / "alone" / str(i)
         folder.mkdir(parents=True)
         _, _, record = train(runs[i], dataset, folder)
@@ -93,7 +94,7 @@ def test_members_are_the_runs_they_would_be_alone(kind, dataset, tmp_path):
         np.testing.assert_allclose(history(member.workdir), history(folder), rtol=1e-3)
         np.testing.assert_allclose(member.record.best_loss_nats, record.best_loss_nats, rtol=1e-2)
         assert int(last.step) == plan_of(runs[i], dataset).total_steps
-    assert not np.allclose(history(together[0][0].workdir), history(together[1][0].workdir))
+    assert not np.allclose(history(together[0][0].workdir), history(together[2][0].workdir))
 
 
 def test_auto_takes_the_fastest_and_says_so(dataset, caplog, monkeypatch):
