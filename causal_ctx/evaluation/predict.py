@@ -66,8 +66,8 @@ class Predictor(NamedTuple):
     def generate_all(self, target_sets: np.ndarray, noise: np.ndarray, statistics: dict | None = None) -> np.ndarray:
         """Mean images float32 [T, N, H, W, C] in [0, 1] under each of `target_sets` [T, K], all from the same exogenous `noise` [N, L].
 
-        Equal to `generate` per set but for rounding (1e-4, on trained weights 1e-5). `statistics` of these sets may be given where they are known. The devices never hold more than
-        `IMAGES_PER_CALL` images, or one batch of `IMAGES_AT_ONCE` each; the result is on the host, 4 T N H W C bytes.
+        Equal to `generate` per set but for rounding (1e-4, on trained weights 1e-5). `statistics` of these sets may be given where they are known. The
+        devices never hold more than `IMAGES_PER_CALL` images, or one batch of `IMAGES_AT_ONCE` each; the result is on the host, 4 T N H W C bytes.
         """
         sets, noise = np.asarray(target_sets, np.float32), np.asarray(noise, np.float32)
         statistics = self.statistics(sets) if statistics is None else statistics
