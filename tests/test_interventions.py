@@ -108,7 +108,7 @@ def test_statistics_are_estimated_once_per_set(trained, monkeypatch):
 
 @pytest.mark.parametrize("name", list(data.TABLE))
 def test_simulated_images_are_the_held_out_ones_and_no_training_images(name):
-    dataset = data.load(quad_config(name=name))
+    dataset = quad.load(quad_config(name=name))
     for context in ("obs", "quad1+size"):
         assert np.array_equal(dataset.simulate(context, 8), dataset.held_out[context])
     assert np.array_equal(dataset.simulate("size+quad1", 8), dataset.held_out["quad1+size"])
@@ -116,7 +116,7 @@ def test_simulated_images_are_the_held_out_ones_and_no_training_images(name):
     assert never_stored.shape == (5, 16, 16, 3) and never_stored.dtype == np.uint8
     training = {image.tobytes() for image in np.concatenate([dataset.train["size"], dataset.validation["size"]])}
     assert not training & {image.tobytes() for image in dataset.simulate("size", 8)}
-    assert not np.array_equal(dataset.simulate("size", 8), data.load(quad_config(name=name, seed=1)).simulate("size", 8))
+    assert not np.array_equal(dataset.simulate("size", 8), quad.load(quad_config(name=name, seed=1)).simulate("size", 8))
 
 
 def test_own_images_cannot_be_simulated():
@@ -148,7 +148,7 @@ class Simulator:
 
 def test_a_perfect_predictor_scores_about_the_floor():
     config = tiny.config(data__held_out_per_context=256)
-    dataset, other = (data.load(quad_config(held_out_per_context=256, seed=seed)) for seed in (0, 1))
+    dataset, other = (quad.load(quad_config(held_out_per_context=256, seed=seed)) for seed in (0, 1))
     scores = subset_distances(config, dataset, Simulator(other))
     assert tuple(scores["subsets"]) == contexts.subsets(quad.CONCEPTS) and scores["subsets"]["quad1"]["trained"]
     assert scores["subsets"]["quad1+quad3+size"] | {"floor": 0, "distance": 0} == {"size": 3, "trained": False, "floor": 0, "distance": 0}
