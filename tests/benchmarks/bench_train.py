@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from causal_ctx import config as configs
-from causal_ctx import data
+from causal_ctx import data, parallel
+from causal_ctx.start import build_trainer, initial_state
 from causal_ctx.step import Batch
-from causal_ctx.train import build_trainer
 from tests.benchmarks import torch_vae
 
 ROUNDS = 7
@@ -24,11 +24,11 @@ def main() -> None:
     micro_batches, n = config.train.batch_size // config.train.micro_batch, config.train.micro_batch
     rng = np.random.default_rng(0)
     dataset = data.from_contexts({name: rng.integers(0, 256, (4, 64, 64, 3), np.uint8) for name in ("obs", *"abcdef")})
-    trainer = build_trainer(config, dataset, total_steps=100)
+    trainer = build_trainer(config, dataset)
     images = rng.integers(0, 256, (1, micro_batches, n, 64, 64, 3), np.uint8)
     targets = np.broadcast_to(np.eye(6, dtype=np.float32)[np.arange(micro_batches) % 6][None, :, None], (1, micro_batches, n, 6))
     batch = jax.device_put(Batch(images, np.ascontiguousarray(targets)), jax.devices()[0])
-    state = jax.device_put(trainer.init(0, dataset.image_shape, 6), jax.devices()[0])
+    state = jax.device_put(initial_state(config, dataset, parallel.data_mesh()), jax.devices()[0])
     call, step = jax.jit(trainer.steps, donate_argnums=0), torch_vae.stepper(micro_batches, n)
 
     def ours():
