@@ -80,6 +80,7 @@ def choose(kind: str, trainer: Trainer, mesh: Mesh, states: TrainState, place: C
         kind = "vmap" if kind == "auto" else kind
         return kind, compiled(kind, trainer, mesh, size)
     kinds = [kind for kind in KINDS[:3] if kind != "shard" or (mesh.size > 1 and size % mesh.size == 0)]
+    LOG.info("Compiling and timing %d runs in one program: %s.", size, ", ".join(kinds))
     calls = {kind: compiled(kind, trainer, mesh, size) for kind in kinds}
     seconds = {kind: call_seconds(calls[kind], jax.device_put(states, state_sharding(kind, mesh)), place(kind)) for kind in kinds}
     best = min(seconds, key=seconds.get)

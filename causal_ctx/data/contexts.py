@@ -112,7 +112,7 @@ def from_contexts(
     seed: int = 0,
     name: str = "own",
 ) -> ContextData:
-    """Own images as a data set: {"obs": x0, "light": x1}, held_out={"light+pose": x2}.
+    """Own images as a data set: {"obs": x0, "light": x1, "pose": x2}, held_out={"light+pose": x3}.
 
     Images are [n, H, W, C], uint8 or floating point in [0, 1]. `contexts` holds "obs" and one entry per intervened
     concept; their order is the order of the concepts. Rows are shuffled by `seed` and split into training and

@@ -1,6 +1,6 @@
 """Ablation: weight of the KL, cm_end_to_end, five seeds; all runs are one program.
 
-    python -m causal_ctx.main --mode=reproduce --table=beta --dataset=quad_independent --size=cpu --workdir=runs/beta
+    ./launch/local.sh --mode=reproduce --table=beta --dataset=quad_independent --size=cpu --workdir=runs/beta
 """
 
 from causal_ctx import config, sweep

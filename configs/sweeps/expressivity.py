@@ -1,6 +1,6 @@
 """Ablation: depth and widths of the context module's expressive layers, cm_end_to_end, five seeds; every shape is a program of its own.
 
-    python -m causal_ctx.main --mode=reproduce --table=expressivity --dataset=quad_independent --size=cpu --workdir=runs/expressivity
+    ./launch/local.sh --mode=reproduce --table=expressivity --dataset=quad_independent --size=cpu --workdir=runs/expressivity
 """
 
 from causal_ctx import config, sweep

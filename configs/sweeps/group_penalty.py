@@ -1,6 +1,6 @@
 """Ablation: group sparsity of the causal matrix, cm_end_to_end, five seeds; all runs are one program.
 
-    python -m causal_ctx.main --mode=reproduce --table=group_penalty --dataset=quad_independent --size=cpu --workdir=runs/group_penalty
+    ./launch/local.sh --mode=reproduce --table=group_penalty --dataset=quad_independent --size=cpu --workdir=runs/group_penalty
 """
 
 from causal_ctx import config, sweep

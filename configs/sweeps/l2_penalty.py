@@ -1,6 +1,6 @@
 """Ablation: L2 norm of the causal matrix, cm_end_to_end, five seeds; all runs are one program.
 
-    python -m causal_ctx.main --mode=reproduce --table=l2_penalty --dataset=quad_independent --size=cpu --workdir=runs/l2_penalty
+    ./launch/local.sh --mode=reproduce --table=l2_penalty --dataset=quad_independent --size=cpu --workdir=runs/l2_penalty
 """
 
 from causal_ctx import config, sweep

@@ -1,6 +1,6 @@
 """Ablation: peak learning rate, which the paper does not vary, cm_end_to_end, five seeds; all runs are one program.
 
-    python -m causal_ctx.main --mode=reproduce --table=learning_rate --dataset=quad_independent --size=cpu --workdir=runs/learning_rate
+    ./launch/local.sh --mode=reproduce --table=learning_rate --dataset=quad_independent --size=cpu --workdir=runs/learning_rate
 """
 
 from causal_ctx import config, sweep

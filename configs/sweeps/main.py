@@ -1,7 +1,7 @@
 """The paper's main comparison: all six methods, five seeds; the runs that start from base_pooled start from that of their own seed.
 
-    python -m causal_ctx.main --mode=sweep --config=configs/sweeps/main.py:cpu --workdir=runs/main
-    python -m causal_ctx.main --mode=reproduce --table=main --dataset=quad_dependent --size=cpu --seeds=3 --workdir=runs/main
+    ./launch/local.sh --mode=sweep --config=configs/sweeps/main.py:cpu --workdir=runs/main
+    ./launch/local.sh --mode=reproduce --table=main --dataset=quad_dependent --size=cpu --seeds=3 --workdir=runs/main
 """
 
 from causal_ctx import config, sweep
