@@ -170,6 +170,14 @@ def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return names
 
 
+def flat(fields: dict, prefix: str = "") -> dict[str, object]:
+    """Nested fields as {dotted field: value}."""
+    names = {}
+    for name, value in fields.items():
+        names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return names
+
+
 def to_json(config: ml_collections.ConfigDict) -> str:
     """The config as readable JSON."""
     return json.dumps(config.to_dict(), indent=2)

@@ -52,7 +52,7 @@ def _empty(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def axes(config: ml_collections.ConfigDict) -> dict[str, tuple]:
     """{dotted field: values} of the axes that the sweep varies. Raises ConfigError for a sweep without one, and for a value listed twice."""
-    varied = {field: values for field, values in _flat(config.axes).items() if values}
+    varied = {field: values for field, values in configs.flat(config.axes.to_dict()).items() if values}
     if not varied:
         raise ConfigError("The sweep has no axis; give one, for example --config.axes.seed=0,1,2.")
     for field, values in varied.items():
@@ -60,13 +60,6 @@ def axes(config: ml_collections.ConfigDict) -> dict[str, tuple]:
         if twice is not None:
             raise ConfigError(f"The sweep's axis {field} lists {twice!r} twice; every run is trained once, so name it once.")
     return varied
-
-
-def _flat(config: ml_collections.ConfigDict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, ml_collections.ConfigDict) else {prefix + name: value}
-    return flat
 
 
 def members(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, ml_collections.ConfigDict]:
@@ -131,7 +124,7 @@ def groups(runs: dict[str, ml_collections.ConfigDict]) -> list[list[str]]:
 def shape_of(run: ml_collections.ConfigDict) -> str:
     """Equal for runs whose arrays have equal shapes and whose programs are the same."""
     method = METHODS[run.method]
-    fixed = {field: value for field, value in _flat(run).items() if field not in NUMBERS}
+    fixed = {field: value for field, value in configs.flat(run.to_dict()).items() if field not in NUMBERS}
     return json.dumps([fixed, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from causal_ctx.config import flat
 from causal_ctx.files import DamagedError
 
 
@@ -59,14 +60,7 @@ def read_config(workdir) -> dict:
 
 def read_fields(workdir) -> dict[str, object]:
     """config.json as {dotted field: value}; DamagedError as `read_config`."""
-    return _flat(read_config(workdir))
-
-
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, item in config.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
+    return flat(read_config(workdir))
 
 
 def read_metrics(workdir) -> list[dict]:
