@@ -33,7 +33,7 @@ class Record:
 class Plan:
     """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, and epochs without improvement before an early stop.
 
-    `thawed` is the epoch from which everything trains that ever does; patience counts from there.
+    `thawed` is the epoch from which everything trains that ever does; early stopping and the best weights count from there.
     """
 
     steps_per_call: int
@@ -57,8 +57,9 @@ class Plan:
 
     @staticmethod
     def _thaws(config: ml_collections.ConfigDict) -> list[tuple[str, int | None]]:
-        """(rule, epoch from which its parameters train, None for never), in the order of the method."""
-        return [(rule, None if after is None else round(after * config.train.epochs)) for rule, after in METHODS[config.method].trains]
+        """(rule, epoch from which its parameters train, None for never), in the order of the method; a fraction is an epoch at least."""
+        epoch = lambda after: None if after is None else max(round(after * config.train.epochs), int(after > 0))
+        return [(rule, epoch(after)) for rule, after in METHODS[config.method].trains]
 
     def trains_from(self, config: ml_collections.ConfigDict) -> np.ndarray:
         """First training step of every group of the config's method, int32 [G]; the largest int32 for never."""

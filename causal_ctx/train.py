@@ -83,8 +83,11 @@ class Member:
         bpp = nats_to_bits_per_pixel(-elbo, self.dataset.image_shape)
         self.log.write(self.position() | {"validation/loss_nats": loss, "validation/elbo_nats": elbo, "validation/elbo_bpp": bpp})
         self.record.last_loss_nats = loss
+        epoch = self.step // self.plan.steps_per_epoch
+        if epoch == self.plan.thawed + 1:  # weights of the time before are those of another method
+            self.record.best_loss_nats = np.inf
         if loss < self.record.best_loss_nats - self.config.train.min_improvement_nats:
-            self.record.best_loss_nats, self.record.best_epoch = loss, self.step // self.plan.steps_per_epoch
+            self.record.best_loss_nats, self.record.best_epoch = loss, epoch
             self.checkpoints.save("best", self.step, tree(state, self.record))
         self.save(state)
         if self.ended and self.step < self.plan.total_steps:

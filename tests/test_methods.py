@@ -125,6 +125,26 @@ def test_patience_counts_from_the_thaw():
     assert frozen.finished(6, record) and not thawed.finished(24, record) and thawed.finished(25, record)
 
 
+def test_best_weights_are_counted_anew_from_the_thaw(dataset, tmp_path, monkeypatch):
+    """A frozen epoch with a lower loss than any later one does not become the scored fine-tuned model."""
+    from causal_ctx import train
+
+    config = tiny.config(method="cm_fine_tune", init_from="anywhere", train__epochs=4)
+    losses = iter([3.0, 5.0, 4.0, 4.5])
+    monkeypatch.setattr(train, "validate", lambda *_: (next(losses), -1.0))
+    member = train.Member(config, tmp_path, dataset)
+    monkeypatch.setattr(member.checkpoints, "save", lambda *_: None)
+    for epoch in range(1, 5):
+        member.step = epoch * member.plan.steps_per_epoch
+        member.end_epoch(None)
+    assert member.plan.thawed == 1 and (member.record.best_epoch, member.record.best_loss_nats) == (3, 4.0)
+
+
+@pytest.mark.parametrize("epochs, thawed", [(1, 1), (2, 1), (5, 1), (8, 2), (100, 20)])
+def test_fine_tuning_is_frozen_for_a_fifth_of_the_epochs_and_one_at_least(dataset, epochs, thawed):
+    assert plan_of(tiny.config(method="cm_fine_tune", train__epochs=epochs), dataset).thawed == thawed
+
+
 def test_what_cannot_be_started_from_is_refused(dataset, pooled, tmp_path):
     mesh = parallel.data_mesh()
     with pytest.raises(StartError, match="nowhere holds no run to start from; give the --workdir of a trained base_pooled"):
