@@ -73,13 +73,18 @@ def compiled(kind: str, trainer: Trainer, mesh: Mesh, size: int) -> Call:
     return jax.jit(together, donate_argnums=0, in_shardings=(held, rows, held), out_shardings=held)
 
 
-def choose(kind: str, trainer: Trainer, mesh: Mesh, states: TrainState, place: Callable[[str], Batch]) -> tuple[str, Call]:
-    """(kind, compiled call); for "auto" the kind whose warm call is fastest here, said in the log. `place` gives a batch laid out for a kind."""
+def choose(kind: str, trainer: Trainer, mesh: Mesh, states: TrainState, place: Callable[[str], Batch], before: str = "") -> tuple[str, Call]:
+    """(kind, compiled call); for "auto" the kind `before`, else the one whose warm call is fastest here, said in the log.
+
+    `place` gives a batch laid out for a kind. Each kind rounds in its own way: a resumed run is the uninterrupted one only under the kind that it had before.
+    """
     size = len(states.step)
     if size == 1 or kind != "auto":
         kind = "vmap" if kind == "auto" else kind
         return kind, compiled(kind, trainer, mesh, size)
     kinds = [kind for kind in KINDS[:3] if kind != "shard" or (mesh.size > 1 and size % mesh.size == 0)]
+    if before in kinds:
+        return before, compiled(before, trainer, mesh, size)
     LOG.info("Compiling and timing %d runs in one program: %s.", size, ", ".join(kinds))
     calls = {kind: compiled(kind, trainer, mesh, size) for kind in kinds}
     seconds = {kind: call_seconds(calls[kind], jax.device_put(states, state_sharding(kind, mesh)), place(kind)) for kind in kinds}

@@ -26,9 +26,9 @@ MODES = {
     "ablate_interventions": ablate.ablate_interventions,
 }
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports; report takes one run or a folder of them.")
-SEEDS = flags.DEFINE_integer("seeds", None, "Of a sweep: how many seeds, counted from the config's; a run's config becomes a sweep over them.", lower_bound=1)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them.")
+SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
@@ -43,15 +43,16 @@ def main(argv: list[str]) -> int:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("causal_ctx").setLevel(logging.INFO)
     try:
-        config = asked_for()
+        mode, config = asked_for()
         if PRINT_CONFIG.value:
             print(configs.to_json(config) if config is not None else "Give --config to print one.")
             return 0
-        if WORKDIR.value is None:
+        workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
+        if workdir is None:
             return refuse("No --workdir was given; name the folder that the run shall be written to.")
-        if config is None and MODE.value != "report":
+        if config is None and mode != "report":
             return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
-        MODES[MODE.value](config, Path(WORKDIR.value))
+        MODES[mode](config, Path(workdir))
     except Interrupted as stop:
         refuse(str(stop))
         return 130
@@ -60,22 +61,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def asked_for() -> ml_collections.ConfigDict | None:
-    """The valid config of the run or sweep that the flags describe; ConfigError if they describe none."""
-    config = CONFIG.value
-    if MODE.value == "reproduce":
+def asked_for() -> tuple[str, ml_collections.ConfigDict | None]:
+    """(the mode, the valid config of the run or sweep) that the flags describe; ConfigError if they describe none."""
+    mode, config = MODE.value, CONFIG.value
+    if mode == "reproduce":
+        if config is not None:
+            raise configs.ConfigError("--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out, or use --mode=sweep.")
         config = reproduce.sweep_of(TABLE.value, DATASET.value, SIZE.value)
     if config is None:
-        return None
-    is_sweep = "axes" in config
-    if is_sweep and MODE.value not in ("sweep", "reproduce"):
-        raise configs.ConfigError(f"The config describes a sweep, which --mode={MODE.value} cannot do; use --mode=sweep.")
-    if MODE.value == "sweep" or is_sweep:
+        return mode, None
+    many = "axes" in config or SEEDS.value is not None
+    mode = "sweep" if many and mode == "train" else mode
+    if many and mode not in ("sweep", "reproduce"):
+        raise configs.ConfigError(f"The flags describe a sweep, which --mode={mode} cannot do; use --mode=sweep, and --mode=report for its page.")
+    if many or mode == "sweep":
         config = sweep.over_seeds(config, SEEDS.value)
         sweep.validate(config, jax.device_count())
     else:
         configs.validate(config, jax.device_count())
-    return config
+    return mode, config
 
 
 def refuse(sentence: str) -> int:

@@ -2,15 +2,18 @@
 
 import importlib.util
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
 import ml_collections
 
 from causal_ctx import sweep, workdir as workdirs
-from causal_ctx.config import ConfigError
+from causal_ctx.config import ConfigError, flat
 from causal_ctx.plan import plan_of
 from causal_ctx.progress import duration
+from causal_ctx.reports import formats, labels, tables
+from causal_ctx.reports.published import Estimate
 from causal_ctx.train import images_per_second
 
 LOG = logging.getLogger(__name__)
@@ -20,17 +23,30 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
     """The sweep that makes `table` (a file in configs/sweeps/) on `dataset` (a file in configs/) at `size`. Raises ConfigError for names of no file."""
     axes = sweep.axes(_module(CONFIGS / "sweeps", table, "--table").get_config(size))
-    return sweep.sweep(_module(CONFIGS, dataset, "--dataset").get_config(size), axes)
+    config = sweep.sweep(_module(CONFIGS, dataset, "--dataset").get_config(size), axes)
+    config.table = table
+    return config
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Says what is missing in `workdir` and what it will cost, trains and scores it, and prints the table."""
+    """Says which cells are published, what is missing in `workdir` and what it will cost; trains and scores it, and prints the table."""
     runs = sweep.members(config, workdir)
     missing = {name: run for name, run in runs.items() if not sweep.complete(workdir / name)}
     LOG.info("%d runs, of which %d are missing.", len(runs), len(missing))
+    for label, cells in published_cells(runs.values()).items():
+        LOG.info("Published, %s: %s.", label, ", ".join(f"{measure} {formats.show(cell)}" for measure, cell in cells.items()))
     if missing:
         LOG.info("Training them will take about %s here, scoring not counted.", duration(cost_seconds(missing)))
     sweep.run(config, workdir)
+
+
+def published_cells(runs: Iterable[ml_collections.ConfigDict]) -> dict[str, dict[str, Estimate]]:
+    """{what the runs of one row are called: {measure: its published mean}} of the rows that have any."""
+    fields = [flat(run.to_dict()) for run in runs]
+    rows = dict(zip(labels.labels(fields), fields))
+    stub = lambda row: {"dataset": row["data.name"], "method": row["method"], "backbone": row["model.backbone"], "config": row}
+    cells = {label: {m: cell for m in tables.MEASURES if (cell := tables.published_for(stub(row), "paper", m))} for label, row in rows.items()}
+    return {label: found for label, found in cells.items() if found}
 
 
 def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:

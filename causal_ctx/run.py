@@ -34,7 +34,7 @@ class Run:
     @functools.cached_property
     def data(self) -> data.ContextData:
         """The run's data set, made or read from its cache when first asked for."""
-        return data.load(self.config.data)
+        return load_data(self.config)
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -102,6 +102,14 @@ class Run:
         with Checkpoints(self.workdir / "checkpoints") as checkpoints:
             best, _ = restore(checkpoints, "best", initial_state(self.config, self.data, parallel.data_mesh()))
         return build_predictor(self.config, self.data, best)
+
+
+def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
+    """The run's data set; ConfigError for fields that it cannot be made from."""
+    try:
+        return data.load(config.data)
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from error
 
 
 def load_run(workdir: str | Path) -> Run:

@@ -12,7 +12,6 @@ import ml_collections
 from causal_ctx import config as configs
 from causal_ctx import ensemble, workdir as workdirs
 from causal_ctx.config import ConfigError
-from causal_ctx.files import write_atomically
 from causal_ctx.methods import METHODS
 from causal_ctx.reports import reading
 from causal_ctx.start import StartError, source_config
@@ -25,11 +24,12 @@ NUMBERS = "seed init_from method objective.beta objective.group_penalty objectiv
 
 
 def sweep(run: ml_collections.ConfigDict, axes: dict[str, Sequence]) -> ml_collections.ConfigDict:
-    """The config of a sweep, locked: `run`, `axes` with the same fields, each a tuple of values (empty: as in `run`), and `ensemble`, one of `ensemble.KINDS`.
+    """The config of a sweep, locked: `run`, `axes` with the same fields, each a tuple of values (empty: as in `run`), `ensemble`, one of `ensemble.KINDS`,
+    and `table`, the name of the published table that it rebuilds, if it is one.
 
     Raises ConfigError for an axis over a field that `run` does not have.
     """
-    config = ml_collections.ConfigDict({"run": run, "axes": _empty(run), "ensemble": "auto"}).lock()
+    config = ml_collections.ConfigDict({"run": run, "axes": _empty(run), "ensemble": "auto", "table": ""}).lock()
     for field, values in axes.items():
         try:
             config.axes.update_from_flattened_dict({field: tuple(values)})
@@ -51,8 +51,12 @@ def _empty(run: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def axes(config: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """{dotted field: values} of the axes that the sweep varies. Raises ConfigError for a sweep without one, and for a value listed twice."""
-    varied = {field: values for field, values in configs.flat(config.axes.to_dict()).items() if values}
+    """{dotted field: values} of the axes that the sweep varies; "a,b" is the two values a and b.
+
+    Raises ConfigError for a sweep without an axis, and for a value listed twice.
+    """
+    given = {field: values for field, values in configs.flat(config.axes.to_dict()).items() if values}
+    varied = {field: tuple(part for value in values for part in (value.split(",") if isinstance(value, str) else [value])) for field, values in given.items()}
     if not varied:
         raise ConfigError("The sweep has no axis; give one, for example --config.axes.seed=0,1,2.")
     for field, values in varied.items():
@@ -73,7 +77,7 @@ def members(config: ml_collections.ConfigDict, workdir: Path) -> dict[str, ml_co
     for point in points:
         run = copy.deepcopy(config.run)
         for field, value in point.items():
-            _set(run, field, value)
+            point[field] = _set(run, field, value)
         source = METHODS[run.method].starts_from if run.method in METHODS else ""
         if source and not run.init_from:
             sibling = point | {"method": source}
@@ -91,8 +95,8 @@ def folder_name(point: dict) -> str:
     return ",".join(f"{name}={value}" for name, value in named.items()).replace("/", "_")
 
 
-def _set(run: ml_collections.ConfigDict, field: str, value) -> None:
-    """Sets one field; a whole number is taken for a number."""
+def _set(run: ml_collections.ConfigDict, field: str, value) -> object:
+    """Sets one field and returns the value in the field's type; a whole number is taken for a number."""
     *parents, name = field.split(".")
     for parent in parents:
         run = run[parent]
@@ -100,6 +104,7 @@ def _set(run: ml_collections.ConfigDict, field: str, value) -> None:
         run[name] = float(value) if isinstance(run[name], float) and isinstance(value, int) else value
     except TypeError as error:
         raise ConfigError(f"The sweep's axis {field} lists {value!r}, which is no {type(run[name]).__name__}.") from error
+    return run[name]
 
 
 def validate(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -129,11 +134,16 @@ def shape_of(run: ml_collections.ConfigDict) -> str:
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Trains and scores whatever `workdir` lacks of the sweep, then writes its tables and page. Raises Interrupted; the same command goes on."""
+    """Trains and scores whatever `workdir` lacks of the sweep, then writes its tables and page.
+
+    Raises Interrupted (the same command goes on), WorkdirError where `workdir` holds something else.
+    """
+    if (workdir / "config.json").exists():
+        raise workdirs.WorkdirError(f"{workdir} holds a single run; give the sweep a folder of its own.")
     runs = members(config, workdir)
-    workdirs.make(workdir, {"sweep.json": json.dumps({"axes": axes(config), "run": config.run.to_dict()}, indent=2)})
     for name, member in runs.items():
         workdirs.prepare(member, workdir / name)
+    workdirs.make(workdir, {"sweep.json": json.dumps({"axes": axes(config), "run": config.run.to_dict(), "table": config.table}, indent=2)})
     together = groups(runs)
     for number, names in enumerate(together, start=1):
         missing = [name for name in names if not complete(workdir / name)]
@@ -149,19 +159,21 @@ def complete(folder: Path) -> bool:
 
 
 def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:
-    """Trains the runs {folder: config} of one program together, then scores each. One that cannot start or diverges is left with its failure.json."""
+    """Trains the runs {folder: config} of one program together, then scores each. One that diverges is left with its failure.json, one without its source waits."""
     for folder, config in list(runs.items()):
         try:
-            METHODS[config.method].starts_from and source_config(config)
+            METHODS[config.method].starts_from and not (folder / "checkpoints" / "newest").exists() and source_config(config)
         except StartError as error:
             LOG.warning("%s is left out: %s", folder.name, error)
-            write_atomically(folder / "failure.json", json.dumps({"step": 0, "message": str(error)}))
             del runs[folder]
     if not runs:
         return
     dataset = workdirs.load_data(next(iter(runs.values())))
     for member, _ in train_together(list(runs.values()), dataset, list(runs), kind):
+        try:
+            if not member.failure:
+                workdirs.score(member.config, dataset, member.workdir)
+        except workdirs.WorkdirError as error:
+            member.fail(error)
         if member.failure:
             LOG.warning("%s diverged: %s", member.workdir.name, member.failure)
-        else:
-            workdirs.score(member.config, dataset, member.workdir)

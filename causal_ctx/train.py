@@ -97,10 +97,20 @@ class Member:
         """Writes the checkpoint to resume from."""
         self.checkpoints.save("newest", self.step, tree(state, self.record))
 
-    def fail(self, failure: NonFiniteError) -> None:
+    def fail(self, failure: Exception) -> None:
         """The run ends here; failure.json says why."""
         self.failure = failure
         write_atomically(self.workdir / "failure.json", json.dumps({"step": self.step, "message": str(failure)}))
+
+    @property
+    def ensemble(self) -> str:
+        """The kind of program that the run was trained by last, one of `ensemble.KINDS`; "" before."""
+        path = self.workdir / "ensemble.txt"
+        return path.read_text() if path.exists() else ""
+
+    @ensemble.setter
+    def ensemble(self, kind: str) -> None:
+        write_atomically(self.workdir / "ensemble.txt", kind)
 
     def position(self) -> dict:
         """Where in training a logged line stands."""
@@ -141,7 +151,10 @@ def train_together(
         states = ensemble.stack([member.begin(mesh) for member in members])
         step = min((member.step for member in members if not member.ended), default=plan.total_steps)
         if step < plan.total_steps:
-            kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: _batch(configs, dataset, step, mesh, kind))
+            before = next(filter(None, (member.ensemble for member in members)), "")
+            kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: _batch(configs, dataset, step, mesh, kind), before)
+            for member in members:
+                member.ensemble = kind
             states = jax.device_put(states, ensemble.state_sharding(kind, mesh))
         progress = stack.enter_context(Progress("training", plan.total_steps, start=step))
         began = time.monotonic()
@@ -149,7 +162,7 @@ def train_together(
             active = np.array([member.step == step and not member.ended for member in members])
             states, metrics = call(states, batch, active)
             metrics, step = jax.device_get(metrics), step + plan.steps_per_call
-            turn = [(i, member) for i, member in enumerate(members) if active[i]]
+            turn, stopping = [(i, member) for i, member in enumerate(members) if active[i]], asked_to_stop()
             seconds, began = time.monotonic() - began, time.monotonic()
             for i, member in turn:
                 member.advance({name: values[i] for name, values in metrics.items()}, seconds / len(turn))
@@ -157,11 +170,11 @@ def train_together(
             for i, member in turn:
                 if step % plan.steps_per_epoch == 0 and not member.failure:
                     member.end_epoch(ensemble.member(states, i, mesh))
-                elif asked_to_stop() and not member.failure:
+                elif stopping and not member.failure:
                     member.save(ensemble.member(states, i, mesh))
             if all(member.ended for member in members):
                 break
-            if asked_to_stop():
+            if stopping:
                 raise Interrupted(f"Stopped at step {step} of {plan.total_steps}; the same command resumes there.")
     return [(member, ensemble.member(states, i, mesh)) for i, member in enumerate(members)]
 

@@ -12,12 +12,14 @@ from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
+from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.files import write_atomically
+from causal_ctx.methods import METHODS
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, page, reading, tables
-from causal_ctx.run import load_run
+from causal_ctx.run import load_data, load_run
 from causal_ctx.plan import plan_of, seen
-from causal_ctx.start import initial_state, restore
+from causal_ctx.start import initial_state, restore, source_config
 from causal_ctx.train import train
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class WorkdirError(RuntimeError):
 
 def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """The default mode: whatever of training, evaluation and report `workdir` still lacks."""
+    if METHODS[config.method].starts_from and not (workdir / "checkpoints").exists():
+        source_config(config)  # refuses before anything is written
     prepare(config, workdir)
     if (workdir / "results.json").exists() and reading.read_results(workdir)["train"]["finished"]:
         if not (workdir / "report.html").exists():
@@ -51,8 +55,11 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
 
 
 def score(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> None:
-    """Writes results.json of the trained run in `workdir`."""
-    results = evaluate(config, dataset, workdir)
+    """Writes results.json of the trained run in `workdir`. Raises WorkdirError where its images are not finite."""
+    try:
+        results = evaluate(config, dataset, workdir)
+    except NonFiniteImagesError as error:
+        raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
     if parallel.is_first_process():
         write_atomically(workdir / "results.json", json.dumps(results, indent=2))
 
@@ -61,24 +68,19 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     """Prints the table and writes tables, figures and page of the run in `workdir`, or of all runs in folders directly below it."""
     del config  # every run carries its own
     folder = reading.read_folder(workdir)
+    diverged = [f"{name} diverged: {sentence}" for name, sentence in folder.diverged.items()]
+    if diverged and not folder.evaluated:
+        raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(diverged)}")
     if not folder.evaluated:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
     runs = [load_run(path) for path in folder.evaluated]
     written = page.write_report(runs, workdir / "report.html", workdir / "figures", folder)
     _print_tables(list(folder.evaluated))
-    for name, sentence in folder.diverged.items():
-        print(f"{name} diverged: {sentence}")
+    for sentence in diverged:
+        print(sentence)
     if folder.unfinished:
         print(f"{folder.unfinished} run(s) are not finished.")
     print(f"\nReport: {written}")
-
-
-def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
-    """The run's data set; ConfigError for fields that it cannot be made from."""
-    try:
-        return data.load(config.data)
-    except ValueError as error:
-        raise configs.ConfigError(str(error)) from error
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -86,9 +88,19 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         make(workdir, {"config.json": configs.to_json(config)})
-    differing = configs.differences(config.to_dict(), reading.read_config(workdir))
+    asked, there = config.to_dict(), reading.read_config(workdir)
+    if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
+        there["init_from"] = asked["init_from"]
+    differing = configs.differences(asked, there)
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
+
+
+def same_source(there: Path, asked: Path, workdir: Path) -> bool:
+    """Whether two spellings of init_from mean one run: equal as absolute paths, or both the sibling of `workdir` that moved with it."""
+    there, asked = there.absolute(), asked.absolute()
+    moved = not there.exists() and there.name == asked.name and asked.parent == workdir.absolute().parent
+    return there == asked or moved
 
 
 def make(workdir: Path, files: dict[str, str]) -> None:
@@ -115,7 +127,9 @@ def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workd
     strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)))
     losses = {"in_distribution_bpp": record.last_loss_nats, "in_distribution_best_bpp": record.best_loss_nats}
     reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
-    reconstruction |= {name: value for name, value in strict["reconstruction"].items() if name == "out_of_distribution_bpp"}
+    if dataset.compositions:
+        unseen = {name: dataset.held_out[name] for name in dataset.compositions}
+        reconstruction["out_of_distribution_bpp"] = protocols.reconstruction_bpp(predictor, dataset, unseen, config.objective.beta)
     return {
         "dataset": config.data.name,
         "method": config.method,

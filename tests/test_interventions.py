@@ -175,6 +175,13 @@ def test_every_quirk_setting_is_scored_with_the_same_weights():
                 assert np.allclose(images[a][index], images[b][index], atol=1e-4) == (score["distance"][a] == score["distance"][b])
 
 
+def test_a_module_that_hears_no_targets_feels_noise_mixing_under_every_subset():
+    config, predictor = untrained(method="cm_pooled", data__held_out_per_context=16)
+    dataset = dataclasses.replace(tiny.dataset(), simulate=lambda name, n: np.zeros((n, 16, 16, 3), np.uint8), held_out={})
+    scores = subset_distances(config, dataset, predictor)["subsets"]
+    assert {len(set(score["distance"].values())) for score in scores.values()} == {2}
+
+
 def test_without_a_module_there_is_one_setting():
     _, predictor = untrained(method="base_pooled")
     assert predictor.with_quirks(composition="cut") is None and list(quirk_settings(predictor)) == [NO_MODULE]

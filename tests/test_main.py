@@ -27,6 +27,9 @@ def call(*arguments, timeout=300):
     (["--workdir=w"], "No --config was given"),
     ([CONFIG, "--workdir=/proc/w"], "--workdir=/proc/w cannot be written"),
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
+    ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),
+    ([CONFIG, "--mode=evaluate", "--seeds=2", "--workdir=w"], "The flags describe a sweep, which --mode=evaluate cannot do"),
+    ([CONFIG, "--workdir=w", "--config.method=cm_frozen", "--config.init_from=nowhere"], "nowhere holds no run to start from"),
 ])
 def test_refusals_are_one_sentence(arguments, sentence):
     status, out, errors = call(*arguments)

@@ -158,12 +158,14 @@ def test_studies_that_share_a_setting_publish_the_same_number():
 
 
 def test_a_run_stands_beside_the_published_value_of_its_own_config():
-    config = {"method": "cm_end_to_end", "objective.beta": 0.5, "train.learning_rate": 0.1}
+    config = {"method": "cm_end_to_end", "objective.beta": 0.5, "train.epochs": 7}
     assert setting_of(config) == {"beta": 0.5}
     assert setting_of(config | {"method": "base", "model.depth": 4}) == {"beta": 0.5}  # no module: no depth
     one = results() | {"dataset": "quad_independent", "config": config}
     assert cells([one], group=1)["published"].mean == 0.07107
     assert cells([one | {"config": config | {"objective.beta": 3.0}}], group=1)["published"] is None
+    assert cells([one | {"config": config | {"train.learning_rate": 1e-3}}], group=1)["published"].mean == 0.07107
+    assert cells([one | {"config": config | {"train.learning_rate": 3e-3}}], group=1)["published"] is None
 
 
 def test_what_was_not_published_is_none_and_a_single_seed_has_no_error():
@@ -232,6 +234,7 @@ def test_seeds_share_a_row_and_methods_do_not():
     means = [r["protocols"]["strict"]["concept"]["mean"] for r in several[:2]]
     assert rows[0].cells[1].mean == pytest.approx(sum(means) / 2)
     assert rows[0].cells[1].standard_error == pytest.approx(abs(means[0] - means[1]) / 2)
+    assert tables.summary_tables([*several, several[1]])[0].groups[0][1] == rows  # a seed that is given twice counts once
 
 
 def test_data_sets_get_tables_of_their_own_and_gaps_are_dashes():

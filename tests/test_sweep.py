@@ -1,19 +1,22 @@
 """Sweeps: the product of axes, which runs train together, and that together is the same as one by one."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from causal_ctx import config as configs
-from causal_ctx import data, ensemble, reproduce, sweep
+from causal_ctx import data, ensemble, parallel, reproduce, sweep, workdir
 from causal_ctx.config import ConfigError
+from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.methods import METHODS
 from causal_ctx.plan import plan_of
 from causal_ctx.start import build_trainer, hyper, initial_state
 from causal_ctx.step import Batch
 from causal_ctx.train import Member, train, train_together
+from causal_ctx.workdir import WorkdirError
 from tests import tiny
 
 SWEEPS = sorted((reproduce.CONFIGS / "sweeps").glob("*.py"))
@@ -26,9 +29,14 @@ def dataset():
 
 def test_members_are_the_product_of_the_axes_under_short_names(tmp_path):
     runs = sweep.members(sweep.sweep(tiny.config(), {"objective.beta": (1, 4.0), "seed": range(2)}), tmp_path)
-    assert list(runs) == ["beta=1,seed=0", "beta=1,seed=1", "beta=4.0,seed=0", "beta=4.0,seed=1"]
+    assert list(runs) == ["beta=1.0,seed=0", "beta=1.0,seed=1", "beta=4.0,seed=0", "beta=4.0,seed=1"]
     assert [(run.objective.beta, run.seed) for run in runs.values()] == [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
     assert list(sweep.members(sweep.sweep(tiny.config(), {"seed": (1,), "data.seed": (2,)}), tmp_path)) == ["data.seed=2,seed=1"]
+
+
+def test_names_of_an_axis_may_come_as_one_string(tmp_path):
+    runs = sweep.members(sweep.sweep(tiny.config(), {"method": ("base,base_pooled",), "seed": (0,)}), tmp_path)
+    assert [run.method for run in runs.values()] == ["base", "base_pooled"]
 
 
 def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
@@ -104,6 +112,7 @@ def test_auto_takes_the_fastest_and_says_so(dataset, caplog, monkeypatch):
     monkeypatch.setattr(ensemble, "call_seconds", lambda call, states, batch: seconds[batch])
     with caplog.at_level("INFO", "causal_ctx"):
         kind, _ = ensemble.choose("auto", build_trainer(runs[0], dataset), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)), states, lambda kind: kind)
+        assert ensemble.choose("auto", build_trainer(runs[0], dataset), states=states, mesh=parallel.data_mesh(), place=None, before="vmap")[0] == "vmap"
     assert kind == "map" and "2 runs in one program: vmap 3.00 s a call, map 1.00 s a call; going on with map." in caplog.text
 
 
@@ -158,10 +167,43 @@ def test_a_sweep_from_nothing_to_a_table_and_again(tmp_path, monkeypatch, capsys
     sweep.run(config, tmp_path)
     assert "cm_frozen" in capsys.readouterr().out and (tmp_path / "report.html").exists()
     failed = sorted(path.parent.name for path in tmp_path.glob("*/failure.json"))
-    assert failed == [f"method={method},learning_rate=1e+30" for method in ("base_pooled", "cm_end_to_end", "cm_frozen")]
-    assert "diverged" in json.loads((tmp_path / failed[2] / "failure.json").read_text())["message"]
+    assert failed == [f"method={method},learning_rate=1e+30" for method in ("base_pooled", "cm_end_to_end")]
+    assert "method=cm_frozen,learning_rate=1e+30 is left out: The run in" in caplog.text and "diverged" in caplog.text
     monkeypatch.setattr(sweep, "train_together", lambda *_: pytest.fail("trained again"))
-    sweep.run(config, tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    sweep.run(config, Path(tmp_path.name))
+    assert "1 run(s) are not finished." in capsys.readouterr().out
+    other, planned = sweep.sweep(tiny.config(train__epochs=2), {"method": ("base_pooled",), "train.learning_rate": (1e-3,)}), (tmp_path / "sweep.json").read_text()
+    with pytest.raises(WorkdirError, match="holds a run of another config, differing in train.epochs"):
+        sweep.run(other, tmp_path)
+    assert (tmp_path / "sweep.json").read_text() == planned
+    with pytest.raises(WorkdirError, match="holds a single run; give the sweep a folder of its own"):
+        sweep.run(config, tmp_path / "method=base_pooled,learning_rate=0.001")
+
+
+def test_a_run_whose_images_are_not_finite_counts_as_diverged(tmp_path, monkeypatch, dataset):
+    def diverged(*_):
+        raise NonFiniteImagesError("The images hold values that are not finite.")
+
+    monkeypatch.setattr(data, "load", lambda _: dataset)
+    monkeypatch.setattr(workdir, "evaluate", diverged)
+    monkeypatch.setattr(sweep, "train_together", lambda configs, dataset, folders, kind: [(Member(configs[0], folders[0], dataset), None)])
+    with pytest.raises(WorkdirError, match="holds nothing to report: seed=0 diverged: .* cannot be scored: The images hold values"):
+        sweep.run(sweep.sweep(tiny.config(), {"seed": (0,)}), tmp_path)
+
+
+def test_the_source_of_a_moved_sweep_is_the_sibling_that_moved_along(tmp_path):
+    asked, there = tmp_path / "new" / "base", tmp_path / "old" / "base"
+    assert workdir.same_source(there, asked, tmp_path / "new" / "frozen")
+    assert not workdir.same_source(there, asked, tmp_path / "elsewhere" / "frozen") and not workdir.same_source(there, there.parent / "other", there)
+    there.mkdir(parents=True)
+    assert not workdir.same_source(there, asked, tmp_path / "new" / "frozen")
+
+
+def test_published_cells_are_told_before_anything_is_trained(tmp_path):
+    runs = sweep.members(reproduce.sweep_of("main", "quad_dependent", "cpu"), tmp_path)
+    cells = reproduce.published_cells(runs.values())
+    assert list(cells) == list(METHODS) and cells["cm_end_to_end"]["composition"].seeds == 5
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

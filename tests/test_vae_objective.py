@@ -7,6 +7,8 @@ import scipy.stats
 
 from causal_ctx.models.conv_vae import Posterior
 from causal_ctx.objectives import vae
+from causal_ctx.start import build_trainer, hyper
+from tests import tiny
 
 
 def test_kl_against_numerical_integration():
@@ -52,3 +54,21 @@ def test_penalties_on_a_hand_computed_matrix():
     np.testing.assert_allclose([group, l2], [8.0, np.sqrt(26)], rtol=1e-6)
     gradient = jax.grad(lambda b: vae.causal_penalties(b)[0])(blocks)
     np.testing.assert_allclose(np.asarray(gradient).reshape(2, 2), [[1, 1], [0, 1]], rtol=1e-6)
+
+
+def test_penalties_on_blocks_of_two_by_two():
+    """K = 2, w = 2, [listener, its row, speaker, its column]: blocks of Frobenius norms 5, 2, 0 and 13."""
+    blocks = np.zeros((2, 2, 2, 2), np.float32)
+    blocks[0, :, 0], blocks[0, :, 1], blocks[1, :, 1] = [[3, 0], [0, 4]], [[1, 1], [1, 1]], [[5, 0], [12, 0]]
+    np.testing.assert_allclose(vae.causal_penalties(jnp.asarray(blocks)), [20.0, np.sqrt(25 + 4 + 169)], rtol=1e-6)
+
+
+def test_the_penalty_counts_once_per_micro_batch():
+    """Per example it is the penalty over the number of examples, whatever their contexts; the identity on the diagonal counts too."""
+    config, dataset = tiny.config(objective__group_penalty=2.0, objective__l2_penalty=3.0), tiny.dataset()
+    trainer, weights = build_trainer(config, dataset), np.zeros((3, 3, 3, 3), np.float32)
+    weights[1, 0, 2, 0] = 0.5  # concept 1 hears concept 2, unless it is intervened on, as the first example's is
+    params = {"context_module": {"causal_obs": jnp.asarray(weights), "causal_ivn": jnp.asarray(0 * weights)}}
+    targets = jnp.array([[0, 1, 0], [0, 0, 0], [1, 0, 0]], jnp.float32)
+    deaf, hearing = 2 * 3 * np.sqrt(3) + 3 * 3, 2 * (3 * np.sqrt(3) + 0.5) + 3 * np.sqrt(9 + 0.25)
+    np.testing.assert_allclose(trainer.penalty(params, hyper(config, dataset), targets), (deaf + 2 * hearing) / 3 / 3, rtol=1e-6)

@@ -106,7 +106,7 @@ def test_memory_mapped_input_is_read_in_chunks(tmp_path, key):
     (np.zeros((3, 4)), np.zeros((3, 4)), np.ones(4), r"projections have shape \(4,\)"),
     (np.zeros((3, 4)), np.zeros((3, 4)), np.ones((5, 2)), "5 rows .* 4 values"),
     (np.zeros((3, 4), int), np.zeros((3, 4)), np.ones((4, 2)), "x is int64"),
-    (np.full((3, 4), np.nan), np.zeros((3, 4)), np.ones((4, 2)), "non-finite"),
+    (np.full((3, 4), np.nan), np.zeros((3, 4)), np.ones((4, 2)), "not finite"),
 ])
 def test_bad_input_is_refused_with_a_sentence(x, y, directions, message):
     with pytest.raises(ValueError, match=message):

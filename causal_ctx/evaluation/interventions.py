@@ -13,6 +13,7 @@ from causal_ctx.data.contexts import interventions, subsets
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.protocols import floor_distance, fresh_noise, seeded_projections
 from causal_ctx.evaluation.wasserstein import sliced_wasserstein
+from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import COMPOSITION, NOISE_MIXING
 
 NO_MODULE = "no context module"
@@ -48,10 +49,11 @@ def subset_distances(
         real = dataset.simulate(name, config.data.held_out_per_context) if held_out is None else held_out
         noise, targets = fresh_noise(order.index(name), len(real), predictor.latents), dataset.targets(name)
         size, values = len(interventions(name)), {}
+        felt = size if METHODS[config.method].targets else 0
         for setting, variant in settings.items():
-            if (same := _effect(setting, size)) not in values:
+            if (same := _effect(setting, felt)) not in values:
                 values[same] = sliced_wasserstein(variant.generate(targets, noise), real, projections)
-        distance = {setting: values[_effect(setting, size)] for setting in settings}
+        distance = {setting: values[_effect(setting, felt)] for setting in settings}
         scores[name] = {"size": size, "trained": name in dataset.train, "floor": floor_distance(real, projections), "distance": distance}
         scored(name)
     return {"subsets": scores, "by_size": by_size(scores.values())}
@@ -72,10 +74,10 @@ def by_size(scores: Iterable[dict]) -> dict[str, dict]:
     }
 
 
-def _effect(setting: str, size: int) -> str:
-    """The part of a setting that `size` interventions can feel: noise mixing acts on none, the composition rule on two or more."""
+def _effect(setting: str, felt: int) -> str:
+    """The part of a setting that matters to a module told of `felt` interventions: noise mixing acts on none, the composition rule on two or more."""
     composition, _, mixing = setting.partition(",")
-    return mixing if size == 0 else composition if size > 1 else ""
+    return mixing if felt == 0 else composition if felt > 1 else ""
 
 
 def _mean(values: Iterable[float]) -> float:

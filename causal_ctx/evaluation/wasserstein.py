@@ -17,6 +17,10 @@ import numpy as np
 ROWS_PER_CHUNK = 1000
 
 
+class NonFiniteImagesError(ValueError):
+    """A sample holds values that are infinite or not numbers."""
+
+
 def random_projections(key: jax.Array, d: int, P: int) -> jax.Array:
     """[d, P] float32: P directions uniform on the unit sphere of R^d, one per column."""
     directions = jax.random.normal(key, (d, P))
@@ -30,14 +34,14 @@ def sliced_wasserstein(x, y, projections) -> float:
     are held as floats at a time, so x and y may be memory-mapped; beside them it needs 8 n P bytes.
     It equals POT's `ot.sliced.sliced_wasserstein_distance(x, y, projections=projections)`.
 
-    Raises ValueError for unequal or wrong shapes, other types and non-finite values.
+    Raises ValueError for unequal or wrong shapes and other types, NonFiniteImagesError for non-finite values.
     """
     x, y = _flat("x", x), _flat("y", y)
     _check(x, y, projections)
     squared = _squared_on_host if jax.default_backend() == "cpu" else _squared_on_device
     value = math.sqrt(squared(x, y, projections))
     if not math.isfinite(value):
-        raise ValueError("sliced_wasserstein met non-finite values; check the images that the model generated.")
+        raise NonFiniteImagesError("The images hold values that are not finite; what generated them has diverged, try a lower learning rate.")
     return value
 
 

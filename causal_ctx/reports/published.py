@@ -12,12 +12,12 @@ CITATION = "Markham, Hirsch, Chang, Solus and Aragam, CLeaR 2026"
 TASKS = {"concept": "concept_swd", "composition": "composition_swd", "reconstruction": "reconstruction_bpp"}
 # Our backbones under the name of the published one that they rebuild.
 BACKBONES = {"conv64": "lightweight_vae", "conv28": "lightweight_vae"}
-# What the ablations vary, as config fields; every other field is left out of the comparison.
+# What the ablations vary (and the learning rate, for which one value is published), as config fields; every other field is left out of the comparison.
 FIELDS = {
-    "beta": "objective.beta", "group_penalty": "objective.group_penalty", "l2_penalty": "objective.l2_penalty",
+    "beta": "objective.beta", "learning_rate": "train.learning_rate", "group_penalty": "objective.group_penalty", "l2_penalty": "objective.l2_penalty",
     "depth": "model.depth", "noise_width": "model.noise_width", "concept_width": "model.concept_width",
 }
-MAIN_SETTING = {"beta": 1, "group_penalty": 0, "l2_penalty": 0, "depth": 2, "noise_width": 32, "concept_width": 8}
+MAIN_SETTING = {"beta": 1, "learning_rate": 1e-3, "group_penalty": 0, "l2_penalty": 0, "depth": 2, "noise_width": 32, "concept_width": 8}
 MAIN_SETTING_OF = {"mnist": {"noise_width": 15, "concept_width": 5}}
 
 
@@ -49,7 +49,7 @@ def published(
 def setting_of(config: Mapping[str, object]) -> dict[str, float]:
     """What `published` takes as setting, from a config as {dotted field: value}; without a context module its sizes and penalties mean nothing."""
     method = METHODS.get(config.get("method"))
-    names = FIELDS if method is None or method.module else ("beta",)
+    names = FIELDS if method is None or method.module else ("beta", "learning_rate")
     return {name: config[FIELDS[name]] for name in names if FIELDS[name] in config}
 
 

@@ -97,8 +97,8 @@ def value(result: dict, protocol: str, measure: str, context: str = "mean", part
 
 
 def measured(results: list[dict], protocol: str, measure: str, context: str = "mean", part: str = "") -> Estimate | None:
-    """`value` over seeds."""
-    return estimate(value(r, protocol, measure, context, part) for r in results)
+    """`value` over seeds; a seed that was run twice counts once."""
+    return estimate(value(r, protocol, measure, context, part) for r in {r["seed"]: r for r in results}.values())
 
 
 def published_for(result: dict, protocol: str, measure: str, context: str = "mean") -> Estimate | None:
