@@ -143,6 +143,26 @@ def test_images_match_a_second_ray_caster():
         assert off[0][~same].max() < 1.5  # edges of the object and of shadows are smoothed
 
 
+@pytest.mark.parametrize("resolution", [14, 64])
+def test_no_pixel_near_the_object_or_its_shadow_is_left_out(resolution):
+    raw = latents(40, seed=2)
+    scene, view = renderer._Scene(raw), renderer._view(resolution)
+    centre = 1.2 * raw[:, :3] + [0, 0, 0.75]
+    lamp = np.stack([4 * np.sin(np.pi / 2 * raw[:, 6]), 4 * np.cos(np.pi / 2 * raw[:, 6]), np.full(40, 7.5)], 1)
+
+    def passes(origin, along):
+        """Whether any of the lines [n, R^2, 4, 3] of a pixel from origin [n, 3] comes closer than SIZE to the centre: bool [n, R^2]."""
+        offset = np.broadcast_to((centre - origin)[:, None, None], along.shape)
+        return (np.linalg.norm(np.cross(offset, along), axis=-1) / np.linalg.norm(along, axis=-1) < renderer.SIZE).any(-1)
+
+    rays, ground = (np.moveaxis(view[name].astype(float), 0, -1)[None] for name in ("rays", "ground"))
+    shown = passes(renderer.CAMERA, np.broadcast_to(rays, (40, *rays.shape[1:])))
+    shaded = passes(lamp, ground - lamp[:, None, None])
+    _, cosine = renderer._spot(scene.axis[..., None], view["centre_ground"][:, None] - scene.light[..., None])
+    for found, wanted in ((renderer._may_show_object(scene, view), shown), (renderer._may_be_in_shadow(scene, view, cosine), shaded)):
+        assert found[wanted].all() and wanted.mean() > 0.05 and found.mean() < 0.5
+
+
 def test_each_hue_colours_its_own_part():
     raw = latents(8, seed=1)
     raw[:, 7:] = -0.6
@@ -197,7 +217,7 @@ def test_streams_share_no_number():
     assert len(np.unique(draws)) == np.size(draws)
 
 
-def test_load_and_second_start(monkeypatch):
+def test_load_and_second_start(monkeypatch, tmp_path):
     dataset = data.load(config())
     assert dataset.name == "3dident/procedural" and dataset.training_contexts == SINGLES
     assert dataset.concepts == ("bg", "obj", "sl") and dataset.compositions == ("bg+obj", "bg+sl", "obj+sl")
@@ -210,18 +230,20 @@ def test_load_and_second_start(monkeypatch):
     for context in contexts.subsets(dataset.concepts):
         assert dataset.simulate(context, 2).shape == (2, 16, 16, 3)
     assert np.array_equal(dataset.simulate("sl+bg", 8), dataset.held_out["bg+sl"])
+    (folder,) = (tmp_path / "cache").iterdir()  # the slash of the name makes no folder of its own
+    assert folder.name == "3dident-procedural-16px-20-8-seed0-v1"
     monkeypatch.setattr(generated, "_image_blocks", lambda *_: pytest.fail("rendered again"))
     assert np.array_equal(data.load(config()).held_out["obj"], dataset.held_out["obj"])
 
 
 def test_distances_are_as_calibrated():
-    """Small sample: 600 images a side and 200 directions, whose own distance is 0.02; the docstring has the large one."""
+    """Small sample: 300 images a side and 200 directions, whose own distance is 0.027; the docstring has the large one."""
     directions = np.random.default_rng(0).standard_normal((64 * 64 * 3, 200)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=0)
 
     def projected(context):
-        images = renderer.render(generated.sample_latents(threedident.GENERATOR, "held_out", context, 600, 0))
-        return np.sort(images.reshape(600, -1).astype(np.float32) / 255 @ directions, axis=0)
+        images = renderer.render(generated.sample_latents(threedident.GENERATOR, "held_out", context, 300, 0))
+        return np.sort(images.reshape(300, -1).astype(np.float32) / 255 @ directions, axis=0)
 
     obs = projected("obs")
     distance = {c: np.sqrt(np.mean((projected(c) - obs) ** 2)) for c in threedident.CONCEPTS}

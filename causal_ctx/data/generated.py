@@ -17,14 +17,13 @@ SPLITS = ("train", "held_out")
 class Generator:
     """How a data set is made.
 
-    name, concepts (K <= 8), compositions: as in `contexts.ContextData`; the compositions are held out.
+    concepts (K <= 8), compositions: as in `contexts.ContextData`; the compositions are held out.
     num_latents, draw: (rng, n, interventions) -> latents float64 [n, num_latents], whose first rows do not depend on n.
     render: (latents, resolution) -> images uint8 [n, R, R, 3].
     version: part of the cache's name; raise it whenever the same fields would give other images.
     rows: rendered and written at a time.
     """
 
-    name: str
     concepts: tuple[str, ...]
     compositions: tuple[str, ...]
     num_latents: int

@@ -51,4 +51,4 @@ def render(name: str, latents: np.ndarray, resolution: int = 64) -> np.ndarray:
 
 def _generator(name: str) -> generated.Generator:
     draw, draw_images = LAWS[name].sample_latents, functools.partial(render, name)
-    return generated.Generator(name, CONCEPTS, COMPOSITIONS, len(LATENTS), draw, draw_images, GENERATOR_VERSION, _ROWS)
+    return generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), draw, draw_images, GENERATOR_VERSION, _ROWS)

@@ -12,7 +12,19 @@ U[-1, 1] everywhere; a hue is U[-1, 0] (violet over magenta to red), and U[0, 1]
 
 Calibration: the published numbers imply that obs images lie at a sliced Wasserstein distance of about 0.07 from those of an intervention, averaged over the
 three (spec, datasets.md section 3.4); what each one is, is not known. Position range, camera and ambient light were chosen to meet the average.
-CALIBRATION_TABLE
+Measured at 64 x 64, 4,000 held-out images a side, 1,000 directions, data seed 0; two samples of obs: 0.007.
+
+    context           distance to obs    target
+    bg                0.101
+    obj               0.029
+    sl                0.071
+    mean of the three 0.067              about 0.07
+    bg+obj            0.116              none known
+    bg+sl             0.155              none known
+    obj+sl            0.084              none known
+    entropy floor of obs, 1.906 bits per pixel
+
+The background fills most pixels and the object 8 % of them, at changing places: its hue moves least.
 """
 
 import numpy as np
@@ -51,6 +63,4 @@ def draw_latents(rng: np.random.Generator, n: int, interventions: tuple[str, ...
     return raw
 
 
-GENERATOR = generated.Generator(
-    PROCEDURAL, CONCEPTS, COMPOSITIONS, len(LATENTS), draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512
-)
+GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)
