@@ -7,8 +7,9 @@ Two data sets of the same concepts, contexts and held-out pairs, never to be com
 
 Contexts: obs (Observation), bg (Background), obj (Object), sl (Spotlight); held out: bg+obj, bg+sl, obj+sl.
 
-The law of 3dident/procedural: ten raw latents in the order of `threedident_renderer.LATENTS`, independent. Position, rotation and spotlight angle are
-U[-1, 1] everywhere; a hue is U[-1, 0] (violet over magenta to red), and U[0, 1] (red over orange to yellow-green) where its concept is intervened on.
+The law of 3dident/procedural: ten raw latents in the order of `threedident_renderer.LATENTS`, independent. Position, rotation and spotlight angle
+are U[-1, 1] everywhere; a hue is U[-1, 0] (violet over magenta to red), and U[0, 1] (red over orange to yellow-green) where its concept is
+intervened on.
 
 Calibration: the published numbers imply that obs images lie at a sliced Wasserstein distance of about 0.07 from those of an intervention, averaged over the
 three (spec, datasets.md section 3.4); what each one is, is not known. Position range, camera and ambient light were chosen to meet the average.

@@ -140,8 +140,8 @@ def _read_latents(file, count: int) -> np.ndarray | None:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} holds no readable array ({error}); unpack the archive again, or remove the file.") from error
     if latents.shape != (count, len(LATENTS)) or latents.dtype.kind not in "fiu" or not np.isfinite(latents).all():
-        what = f"{latents.dtype} of shape {latents.shape}"
-        raise ValueError(f"{file} holds {what}, not [{count}, {len(LATENTS)}] finite numbers, one row per image; unpack the archive again, or remove the file.")
+        what = f"{latents.dtype} of shape {latents.shape}, not [{count}, {len(LATENTS)}] finite numbers, one row per image"
+        raise ValueError(f"{file} holds {what}; unpack the archive again, or remove the file.")
     return latents.astype(np.float64)
 
 

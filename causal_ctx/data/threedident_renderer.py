@@ -2,9 +2,10 @@
 
 Letters: n images, R resolution (pixels per side), m pixels or rays, k parts of the object. World axes: z up, lengths in the units of the published scene.
 
-Facts kept from the published generator (spec, datasets.md section 3.3): raw latents in [-1, 1], positions times 3, angles and hues times pi/2; the
-spotlight at (4 sin theta, 4 cos theta, 6 + size), its cone of 35 degrees aimed at the object, constant with distance; HSV colours object (h, 1, 1), spotlight
-(h, 0.8, 1), ground (h, 0.6, 1) with h in turns; direct light only. Ours: the teapot of closed-form parts, the camera, ambient light, a softer edge of the cone.
+Kept from the published generator (spec, datasets.md section 3.3): raw latents in [-1, 1], angles and hues times pi/2; the object at (x, y, z + size/2);
+the spotlight at (4 sin theta, 4 cos theta, 6 + size), its cone of 35 degrees aimed at the object, constant with distance; HSV colours of object (h, 1, 1),
+spotlight (h, 0.8, 1) and ground (h, 0.6, 1) with h in turns; direct light only. Ours: the teapot of closed-form parts, positions times 1.2 in place of 3,
+so that the object fills more of a small image, a plane that low objects touch, the camera, ambient light, a softer edge of the cone.
 
 Every part is an ellipsoid {p: (p - c)' Q (p - c) = 1}, so a ray o + t d meets it where a t^2 + 2 b t + e = 0 with a = d'Qd, b = d'Q(o - c),
 e = (o - c)'Q(o - c) - 1. The camera, hence the point of the ground behind every pixel, is the same in all images: only pixels that may show the object
