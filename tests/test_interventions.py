@@ -106,7 +106,7 @@ def test_statistics_are_estimated_once_per_set(trained, monkeypatch):
     assert asked == [1, 7]
 
 
-@pytest.mark.parametrize("name", list(data.TABLE))
+@pytest.mark.parametrize("name", list(quad.LAWS))
 def test_simulated_images_are_the_held_out_ones_and_no_training_images(name):
     dataset = quad.load(quad_config(name=name))
     for context in ("obs", "quad1+size"):

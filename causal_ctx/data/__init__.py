@@ -9,6 +9,8 @@ __all__ = ["TABLE", "ContextData", "from_contexts", "load"]
 TABLE = {
     "quad_dependent": "causal_ctx.data.quad",
     "quad_independent": "causal_ctx.data.quad",
+    "3dident": "causal_ctx.data.threedident",
+    "3dident/procedural": "causal_ctx.data.threedident",
 }
 
 
