@@ -14,7 +14,26 @@ applied in the order of `ORDER`, strokes before places, each digit with the para
     thic     Morpho-MNIST thickening, amount 1.0                       none
     thin     Morpho-MNIST thinning, amount 0.7                         none
 
-@CALIBRATION@
+Calibration. Measured on the 10,000 MNIST test digits, seed 0: sliced Wasserstein distance (1,000 projections) of obs to each context, "same" digits on both
+sides and "halves" of 5,000 other ones (obs to obs 0.010). The published distances are those of images that a VAE generates for obs, themselves 0.067 from
+obs; "target" takes that off in quadrature. "blurred" puts obs smoothed by 0.8 pixels, 0.061 from obs, in the place of the generated images, to be held
+against "published" as it is.
+
+    context                      same    halves  target   blurred  published
+    scaled U(0.2, 0.8)           0.198   0.198   0.166    0.167    0.179
+      U(0.2, 0.9)                0.177   0.177            0.149
+      U(0.2, 1.0)                0.155   0.155            0.130
+    shear U(0, 45) degrees       0.083   0.083   0.081    0.102    0.105
+      U(-45, 45) degrees         0.050   0.051            0.084
+    shift 0.3 of the side        0.118   0.118   0.087    0.139    0.110
+    swel 3, 7                    0.055   0.055   0.077    0.095    0.102
+    thic 1.0                     0.174   0.174   0.184    0.199    0.196
+    thin 0.7                     0.148   0.148   0.115    0.120    0.133
+
+Chosen: shear U(0, 45), which meets its target where U(-45, 45) misses it by 0.031 (and both slopes seen in the early file are positive); scaled U(0.2, 0.8), as
+counted in the early file: a wider range nears the target but is further from the published distance once obs is blurred. shift stays at 0.3 though it is
+too far in both columns: the early file shows moves of 8 pixels, and 0.2 (0.085 in "same") cannot move by more than 6. Morpho-MNIST's defaults are kept. Of 10,000
+digits two scaled ones are blank and no thinned one.
 """
 
 import functools
