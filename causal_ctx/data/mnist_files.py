@@ -11,12 +11,12 @@ as it stands: nothing is unpacked.
 import contextlib
 import gzip
 import io
-import logging
 import math
 import os
+import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -25,7 +25,6 @@ import numpy as np
 from causal_ctx.data import cache
 from causal_ctx.progress import Progress
 
-LOG = logging.getLogger(__name__)
 SIDE = 28  # pixels
 RAW = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 MD5 = {"train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873", "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3"}
@@ -36,7 +35,8 @@ _MAGIC = 2051  # IDX: unsigned bytes, three axes
 _PIXELS = SIDE * SIDE
 _LINE_LIMIT = 64 * 1024  # bytes; longer lines are no images
 _ROWS = 1000  # parsed at a time
-_DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError)
+_MANY = 10_000_000  # digits; a header that promises more is damaged
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
 
 
 def raw_files(path: str, cache_dir: str = "") -> list[Path]:
@@ -92,11 +92,11 @@ def read_published(path: str, names: tuple[str, ...], count: int) -> dict[str, n
     """
     images: dict[str, np.ndarray] = {}
     with Progress("Reading the published MNIST contexts: images", len(names) * count) as progress:
-        for file, stream in _published_streams(path, names):
-            name = _context_of(file)
-            images.setdefault(name, _read_csv(file, stream, count, progress))
-            if len(images) == len(names):
-                break
+        try:
+            for name, file, stream in _published_streams(path, names):
+                images[name] = _read_csv(file, stream, count, lambda rows: progress.advance(rows, name))
+        except _DAMAGE as error:
+            raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again.") from error
     missing = [f"normalized_mnist_{name}.csv" for name in names if name not in images]
     if missing:
         raise FileNotFoundError(f"The archive at data.path={path} lacks {', '.join(missing)}; fetch it again, or leave data.path empty to make the contexts.")
@@ -114,14 +114,18 @@ def _raw_in(folder: Path, pattern: str) -> list[Path]:
 
 def _download(folder: Path) -> Path:
     """The training digits, fetched from one of the mirrors."""
-    from causal_ctx.data import download
-
     name = f"{RAW[0]}.gz"
     try:
-        return download.fetch([f"{mirror}/{name}" for mirror in MIRRORS], folder, md5=MD5[name])
+        return _fetch(name, folder)
     except (OSError, ValueError) as error:
         places = f"into {folder}, or set data.path to the folder that holds it"
         raise FileNotFoundError(f"The MNIST digits are not here and cannot be downloaded ({error}); put {name} (MD5 {MD5[name]}) {places}.") from error
+
+
+def _fetch(name: str, folder: Path) -> Path:
+    from causal_ctx.data import download
+
+    return download.fetch([f"{mirror}/{name}" for mirror in MIRRORS], folder, md5=MD5[name])
 
 
 def _read_idx(file: Path) -> np.ndarray:
@@ -129,14 +133,16 @@ def _read_idx(file: Path) -> np.ndarray:
         with file.open("rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"  # not by its name: TFDS keeps ".gz" when it unpacks
         with (gzip.open if zipped else open)(file, "rb") as stream:
-            header = np.frombuffer(stream.read(16), ">u4")
-            if len(header) < 4 or header[0] != _MAGIC or tuple(header[2:]) != (SIDE, SIDE) or not header[1]:
-                raise ValueError(f"{file} is no IDX file of {SIDE} x {SIDE} images; it starts with {header.tolist()} instead of [{_MAGIC}, n, {SIDE}, {SIDE}].")
-            content = stream.read(int(header[1]) * _PIXELS)
+            start = stream.read(16)
+            magic, count, *shape = struct.unpack(">4I", start.ljust(16, b"\0"))
+            if magic != _MAGIC or shape != [SIDE, SIDE] or not 0 < count <= _MANY:
+                found = f"its first bytes are {start.hex() or 'missing'}"
+                raise ValueError(f"{file} is no IDX file of {SIDE} x {SIDE} images ({found}); name a file of MNIST images.")
+            content = stream.read(count * _PIXELS)
     except _DAMAGE as error:
         raise ValueError(f"{file} cannot be read ({error}); fetch it again.") from error
-    if len(content) < int(header[1]) * _PIXELS:
-        raise ValueError(f"{file} is cut short: it promises {header[1]} images and ends within the {len(content) // _PIXELS + 1}th; fetch it again.")
+    if len(content) < count * _PIXELS:
+        raise ValueError(f"{file} is cut short: it promises {count} images and holds {len(content) // _PIXELS}; fetch it again.")
     return np.frombuffer(content, np.uint8).reshape(-1, SIDE, SIDE)
 
 
@@ -157,26 +163,27 @@ def _context_of(name: str) -> str:
     return PurePosixPath(name).name.removeprefix("normalized_mnist_").removesuffix(".csv")
 
 
-def _published_streams(path: str, names: tuple[str, ...]) -> Iterator[tuple[str, BinaryIO]]:
-    """(name to show, open file) of every wanted CSV."""
+def _published_streams(path: str, names: tuple[str, ...]) -> Iterator[tuple[str, str, BinaryIO]]:
+    """(context, name to show, open file) of every wanted CSV, the first of several."""
     given = Path(path).expanduser()
     tar = _tar_in(given)
     if tar is None:
         for name, file in _csv_in(given).items():
             if name in names:
                 with file.open("rb") as stream:
-                    yield str(file), stream
+                    yield name, str(file), stream
         return
-    try:
-        with tarfile.open(tar, "r|*") as members:
-            for member in members:
-                if member.isfile() and PurePosixPath(member.name).name in {f"normalized_mnist_{name}.csv" for name in names}:
-                    yield f"{member.name} in {tar}", io.BufferedReader(members.extractfile(member), 1 << 20)
-    except _DAMAGE as error:
-        raise ValueError(f"{tar} is damaged or cut short ({error}); fetch it again.") from error
+    wanted = {f"normalized_mnist_{name}.csv": name for name in names}
+    with tarfile.open(tar, "r|*") as members:
+        for member in members:
+            name = wanted.pop(PurePosixPath(member.name).name, None) if member.isfile() else None
+            if name:
+                yield name, f"{member.name} in {tar}", io.BufferedReader(members.extractfile(member), 1 << 20)
+            if not wanted:
+                return
 
 
-def _read_csv(file: str, stream: BinaryIO, count: int, progress: Progress) -> np.ndarray:
+def _read_csv(file: str, stream: BinaryIO, count: int, advance: Callable[[int], None]) -> np.ndarray:
     """The first `count` rows as images uint8 [count, 28, 28]."""
     images = np.empty((count, _PIXELS), np.uint8)
     for start in range(0, count, _ROWS):
@@ -187,7 +194,7 @@ def _read_csv(file: str, stream: BinaryIO, count: int, progress: Progress) -> np
             if line.count(b",") != _PIXELS + 1:
                 raise ValueError(f"{file}, line {row + 1}, has {line.count(b',') + 1} columns instead of {_PIXELS + 2}; fetch the archive again.")
         images[start : start + len(lines)] = np.round(255 * _parse(file, lines, start))
-        progress.advance(len(lines), _context_of(file.split(" in ")[0]))
+        advance(len(lines))
     return images.reshape(-1, SIDE, SIDE)
 
 
