@@ -24,7 +24,7 @@ from causal_ctx.data import contexts, mnist, mnist_files, morphology
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("CAUSAL_CTX_TEST_DATA", ROOT.parent / "shared" / "data")) / "mnist"
-needs_digits = pytest.mark.skipif(not REAL.is_dir(), reason="needs MNIST: $CAUSAL_CTX_TEST_DATA/mnist or ../shared/data/mnist with t10k-images-idx3-ubyte.gz")
+needs_digits = pytest.mark.skipif(not REAL.is_dir(), reason="needs the MNIST files in $CAUSAL_CTX_TEST_DATA/mnist or ../shared/data/mnist")
 
 
 @functools.cache
@@ -158,8 +158,8 @@ def test_load(raw):
     assert {len(x) for x in dataset.held_out.values()} == {10}
     assert len(dataset.compositions) == 14 and {"scaled+thin", "swel+thic", "scaled+shear"} < set(dataset.compositions)
     assert "thic+thin" not in dataset.compositions
-    seen, known = ([x.tobytes() for x in np.concatenate(parts)] for parts in ((dataset.train["obs"], dataset.validation["obs"]), (dataset.held_out["obs"],)))
-    assert sorted(seen + known) == sorted(x.tobytes() for x in drawn()[:30])  # training half first, every digit once
+    every = np.concatenate([part["obs"] for part in (dataset.train, dataset.validation, dataset.held_out)])
+    assert sorted(x.tobytes() for x in every) == sorted(x.tobytes() for x in drawn()[:30])  # training half first, every digit once
 
 
 def test_same_digit_in_every_context(raw):
@@ -272,11 +272,15 @@ def test_raw_files_are_found_where_they_usually_are(raw, tmp_path, monkeypatch):
 
 def test_digits_that_are_nowhere_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(mnist_files, "_fetch", lambda name, folder: (_ for _ in ()).throw(OSError("no network")))
+
+    def fail(name: str, folder: Path):
+        raise OSError(f"{name} could not be fetched (no network); put it into {folder}.")
+
+    monkeypatch.setattr(mnist_files, "_fetch", fail)
     with pytest.raises(FileNotFoundError) as error:
         data.load(config(""))
-    assert "cannot be downloaded (no network); put train-images-idx3-ubyte.gz (MD5 f68b3c2d" in str(error.value)
-    assert str(tmp_path / "cache" / "mnist") in str(error.value) and "\n" not in str(error.value)
+    expected = f"train-images-idx3-ubyte.gz could not be fetched (no network); put it into {tmp_path / 'cache' / 'mnist'}, or set data.path to the folder that"
+    assert expected in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="holds neither raw digits .* nor the published archive .*; put one there"):
         data.load(config(tmp_path))
 

@@ -117,9 +117,9 @@ def _download(folder: Path) -> Path:
     name = f"{RAW[0]}.gz"
     try:
         return _fetch(name, folder)
-    except (OSError, ValueError) as error:
-        places = f"into {folder}, or set data.path to the folder that holds it"
-        raise FileNotFoundError(f"The MNIST digits are not here and cannot be downloaded ({error}); put {name} (MD5 {MD5[name]}) {places}.") from error
+    except OSError as error:  # says what to fetch and where to put it
+        remedy = "or set data.path to the folder that holds it, or the published archive"
+        raise FileNotFoundError(f"The MNIST digits are not on this machine: {str(error).rstrip('.')}, {remedy}.") from error
 
 
 def _fetch(name: str, folder: Path) -> Path:
