@@ -75,12 +75,14 @@ def resize(config: ml_collections.ConfigDict, size: str) -> ml_collections.Confi
     """The same config at one of SIZES: the paper's, minutes on two CPU cores, or seconds for a test; ConfigError for another name."""
     if size not in SIZES:
         raise ConfigError(f"Size {size!r} is unknown; choose one of {', '.join(SIZES)} after the colon.")
+    if config.model.backbone == "conv64":  # conv28 has one resolution
+        config.data.resolution = {"cpu": 32, "tiny": 16}.get(size, config.data.resolution)
     if size == "cpu":
-        config.data.update(resolution=32, train_per_context=5_000, held_out_per_context=2_000)
+        config.data.update(train_per_context=5_000, held_out_per_context=2_000)
         config.evaluation.calibration_images = 512
         config.train.update(epochs=5, batch_size=128)  # many small steps: better at this budget than few large ones
     if size == "tiny":
-        config.data.update(resolution=16, train_per_context=200, held_out_per_context=128)
+        config.data.update(train_per_context=200, held_out_per_context=128)
         config.train.update(epochs=2, batch_size=128, steps_per_call=2)
         config.evaluation.update(projections=50, calibration_images=64)
     return config

@@ -9,6 +9,7 @@ __all__ = ["TABLE", "ContextData", "from_contexts", "load"]
 TABLE = {
     "quad_dependent": "causal_ctx.data.quad",
     "quad_independent": "causal_ctx.data.quad",
+    "mnist": "causal_ctx.data.mnist",
     "3dident": "causal_ctx.data.threedident",
     "3dident/procedural": "causal_ctx.data.threedident",
 }
