@@ -10,6 +10,7 @@ import ml_collections
 from causal_ctx import config as configs
 from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
+from causal_ctx.data import card
 from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.files import write_atomically
@@ -35,7 +36,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
             return report(config, workdir)
         LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
         return _print_tables([workdir])
-    dataset = load_data(config)
+    dataset = load_data(config, workdir)
     train(config, dataset, workdir)
     evaluate_and_report(config, workdir)
 
@@ -45,7 +46,7 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     prepare(config, workdir)
-    score(config, load_data(config), workdir)
+    score(config, load_data(config, workdir), workdir)
     if parallel.is_first_process():
         report(config, workdir)
 
@@ -73,12 +74,41 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     print(f"\nReport: {written}")
 
 
-def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
-    """The run's data set; ConfigError for fields that it cannot be made from."""
+def load_data(config: ml_collections.ConfigDict, *folders: Path) -> data.ContextData:
+    """The run's data set, validated where the `folders` of its runs are given; what is found stays there as data_card.json, for later starts.
+
+    ConfigError for fields that it cannot be made from, and for data that no run makes sense with; what is only odd is logged.
+    """
     try:
-        return data.load(config.data)
+        dataset = data.load(config.data)
     except ValueError as error:
         raise configs.ConfigError(str(error)) from error
+    if folders:
+        described = describe_data(config, dataset, *folders)
+        for problem in described["problems"]:
+            if problem["level"] == "warning":
+                LOG.warning("Data: %s", problem["sentence"])
+        refuse_errors(described)
+    return dataset
+
+
+def describe_data(config: ml_collections.ConfigDict, dataset: data.ContextData, *folders: Path) -> card.Card:
+    """The data card of `dataset`: the one that a folder keeps where it is of these data, else made, and kept in all of them."""
+    kept = {folder: reading.read_card(folder) for folder in folders}
+    identity = card.identity(dataset, config.train.micro_batch)
+    known = [found for found in kept.values() if found and found.get("checked") == identity]
+    described = known[0] if known else card.describe(dataset, config.train.micro_batch)
+    for folder, found in kept.items():
+        if found != described and parallel.is_first_process():
+            write_atomically(folder / "data_card.json", json.dumps(described, indent=2))
+    return described
+
+
+def refuse_errors(described: card.Card) -> None:
+    """Raises ConfigError with every error of the card in its message."""
+    errors = [problem["sentence"] for problem in described["problems"] if problem["level"] == "error"]
+    if errors:
+        raise configs.ConfigError(" ".join(errors))
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
