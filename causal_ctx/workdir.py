@@ -116,7 +116,9 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         make(workdir, {"config.json": configs.to_json(config)})
-    differing = configs.differences(config.to_dict(), reading.read_config(workdir))
+    theirs = reading.read_config(workdir)
+    theirs.setdefault("data", {})["placement"] = config.data.placement  # where images wait changes no run
+    differing = configs.differences(config.to_dict(), theirs)
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
 
