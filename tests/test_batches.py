@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from causal_ctx import config as configs
-from causal_ctx import ensemble, feed, parallel
+from causal_ctx import ensemble, feed, parallel, workdir
 from causal_ctx.data import ContextData, batches
 from tests import tiny
 
@@ -150,3 +150,12 @@ def test_images_go_to_devices_that_tell_of_room(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(feed.multihost_utils, "process_allgather", lambda own: np.array([own, False]))
     assert feed.placement("auto", 50, mesh) == "host"  # another process has no room
+
+
+def test_a_run_goes_on_under_another_placement_and_one_from_before_there_were_any(tmp_path):
+    workdir.prepare(tiny.config(data__placement="host"), tmp_path)
+    workdir.prepare(tiny.config(data__placement="device"), tmp_path)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"placement": "host"', '"seed": 0'))
+    workdir.prepare(tiny.config(), tmp_path)
+    with pytest.raises(workdir.WorkdirError, match="differing in seed"):
+        workdir.prepare(tiny.config(seed=1, data__placement="device"), tmp_path)

@@ -17,7 +17,7 @@ LEAST_P = 0.05  # from which two contexts are called indistinguishable
 
 
 class Comparison(NamedTuple):
-    """Sliced Wasserstein distance of two samples of `side` images, and the share of divisions of their pool that lie at least as far apart, the true one too."""
+    """Sliced Wasserstein distance of two samples of `side` images; p_value: the share of divisions of their pool, the true one too, at least as far apart."""
 
     distance: float
     p_value: float
@@ -38,10 +38,11 @@ class Separation(NamedTuple):
 
 
 def measure(dataset: ContextData) -> Separation:
-    """The separation of the training images, and of the held-out ones of compositions; 2 x `SIDE` of a context at most; about 0.2 s of one core each.
+    """The separation of the training images, and of the held-out ones of compositions; of 2 x `SIDE` images of a context at most.
 
-    A side has `SIDE` images, in smaller contexts all; their halves are smaller then than what they are compared with. Rows are drawn separately in every context: where the same row of all
-    contexts shows the same object, samples are nearly independent if the contexts are much larger than they, and else the test errs towards large p.
+    A side has `SIDE` images, in smaller contexts all; their halves are smaller then than what they are compared with. Rows are drawn separately in every
+    context: where the same row of all contexts shows the same object, samples are nearly independent if the contexts are much larger than they, and else
+    the test errs towards large p.
     """
     directions = np.random.default_rng(0).normal(size=(math.prod(dataset.image_shape), DIRECTIONS)).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=0)

@@ -15,8 +15,8 @@ COLUMNS = {
     "to obs": "distance", "p": "p_value", "by": "side", "halves": "halves", "entropy": "entropy_floor_bpp",
 }
 NOTE = (
-    "Mean and s.d.: of pixel values in [0, 1]. To obs: sliced Wasserstein distance of the context from obs, by so many images of each, beside the distance of two "
-    "halves of the context itself (as many images where it has enough); p: how often so large a distance comes by chance (permutation test, 0.005 at best). "
+    "Mean and s.d.: of pixel values in [0, 1]. To obs: sliced Wasserstein distance of the context from obs, by so many images of each, beside the distance of "
+    "two halves of the context itself (as many images where it has enough); p: how often so large a distance comes by chance (permutation test, 0.005 at best). "
     "Entropy: floor of the reconstruction, in bits per pixel. Of a sample, not of all images."
 )
 
@@ -39,8 +39,8 @@ def html(card: dict) -> str:
         for context, numbers in card["contexts"].items()
     )
     problems = "".join(f"<li><strong>{escape(problem['level'])}</strong>: {escape(problem['sentence'])}</li>" for problem in card["problems"])
-    table = (f'<div class="scroll"><table class="facts"><caption>{escape(_title(card))}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-             f'<p class="note">{escape(NOTE)}</p>')
+    table = (f'<div class="scroll"><table class="facts"><caption>{escape(_title(card))}</caption><thead><tr>{head}</tr></thead>'
+             f'<tbody>{body}</tbody></table></div><p class="note">{escape(NOTE)}</p>')
     return (f"<ul>{problems}</ul>" if problems else "<p>Validation found nothing wrong with these data.</p>") + table
 
 
