@@ -12,6 +12,7 @@ from causal_ctx.models import context_module, conv_vae, normalisation
 SIZES = ("paper", "cpu", "tiny")
 CONTEXTS_PER_MICRO_BATCH = ("one", "mixed")
 FROZEN_STATISTICS = ("moving", "fixed")
+PLACEMENTS = ("auto", "device", "host")
 
 
 class ConfigError(ValueError):
@@ -34,6 +35,7 @@ def default() -> ml_collections.ConfigDict:
     config.data.seed = 0  # of generated images; the run's own seed leaves the data as they are
     config.data.cache_dir = ""  # empty: $CAUSAL_CTX_CACHE, else the user's cache folder
     config.data.path = ""  # folder of a published archive to read in place of generating
+    config.data.placement = "auto"  # of the training images: device (in its memory), host (read ahead of need), or auto by what fits; the same batches
 
     config.model = ml_collections.ConfigDict()
     config.model.backbone = "conv64"  # or conv28
@@ -93,6 +95,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     for field, choices in {
         "method": METHODS,
         "data.name": data.TABLE,
+        "data.placement": PLACEMENTS,
         "model.backbone": conv_vae.WIDTHS,
         "model.noise_mixing": context_module.NOISE_MIXING,
         "model.composition": context_module.COMPOSITION,

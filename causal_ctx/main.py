@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, reproduce, sweep
+from causal_ctx import ablate, doctor, reproduce, sweep
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -24,10 +24,12 @@ MODES = {
     "sweep": sweep.run,
     "reproduce": reproduce.run,
     "ablate_interventions": ablate.ablate_interventions,
+    "doctor": doctor.run,
 }
+WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "doctor"), ("doctor",)  # modes that do without
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; doctor needs neither.")
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
@@ -48,11 +50,11 @@ def main(argv: list[str]) -> int:
             print(configs.to_json(config) if config is not None else "Give --config to print one.")
             return 0
         workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
-        if workdir is None:
+        if workdir is None and mode not in WITHOUT_WORKDIR:
             return refuse("No --workdir was given; name the folder that the run shall be written to.")
-        if config is None and mode != "report":
+        if config is None and mode not in WITHOUT_CONFIG:
             return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
-        MODES[mode](config, Path(workdir))
+        MODES[mode](config, Path(workdir or "."))
     except Interrupted as stop:
         refuse(str(stop))
         return 130

@@ -8,12 +8,13 @@ from types import ModuleType
 
 import ml_collections
 
-from causal_ctx import sweep, workdir as workdirs
+from causal_ctx import sweep
 from causal_ctx.config import ConfigError, flat
 from causal_ctx.plan import plan_of
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, tables
 from causal_ctx.reports.published import Estimate
+from causal_ctx.run import load_data
 from causal_ctx.train import images_per_second
 
 LOG = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def published_cells(runs: Iterable[ml_collections.ConfigDict]) -> dict[str, dict
 def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:
     """Estimated wall time of training `runs` here, scoring not counted: their images over the rate of the first one that has a context module."""
     by_content = {run.data.to_json(): run for run in runs.values()}
-    loaded = {content: workdirs.load_data(run) for content, run in by_content.items()}
+    loaded = {content: load_data(run) for content, run in by_content.items()}
     load = lambda run: loaded[run.data.to_json()]
     images = sum(plan_of(run, load(run)).total_steps * run.train.batch_size for run in runs.values())
     typical = max(runs.values(), key=lambda run: run.method.startswith("cm_"))

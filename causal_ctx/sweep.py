@@ -168,7 +168,7 @@ def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:
             del runs[folder]
     if not runs:
         return
-    dataset = workdirs.load_data(next(iter(runs.values())))
+    dataset = workdirs.checked_data(next(iter(runs.values())), *runs)
     for member, _ in train_together(list(runs.values()), dataset, list(runs), kind):
         try:
             if not member.failure:

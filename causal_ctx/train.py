@@ -5,8 +5,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -15,14 +14,15 @@ import numpy as np
 
 from causal_ctx import ensemble, parallel
 from causal_ctx.checkpoints import Checkpoints
-from causal_ctx.data import ContextData, batches
+from causal_ctx.data import ContextData
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.evaluation.protocols import nats_to_bits_per_pixel
+from causal_ctx.feed import build_feed
 from causal_ctx.files import write_atomically
 from causal_ctx.plan import Record, plan_of, seen
 from causal_ctx.progress import MetricsLog, Progress
 from causal_ctx.start import build_trainer, first_state, initial_state, restore, tree
-from causal_ctx.step import Batch, TrainState
+from causal_ctx.step import TrainState
 
 LOG = logging.getLogger(__name__)
 
@@ -150,15 +150,16 @@ def train_together(
         asked_to_stop = stack.enter_context(stop_signal())
         states = ensemble.stack([member.begin(mesh) for member in members])
         step = min((member.step for member in members if not member.ended), default=plan.total_steps)
+        feed = build_feed(configs, dataset, mesh)
         if step < plan.total_steps:
             before = next(filter(None, (member.ensemble for member in members)), "")
-            kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: _batch(configs, dataset, step, mesh, kind), before)
+            kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: feed.batch(step, kind), before)
             for member in members:
                 member.ensemble = kind
             states = jax.device_put(states, ensemble.state_sharding(kind, mesh))
         progress = stack.enter_context(Progress("training", plan.total_steps, start=step))
         began = time.monotonic()
-        for batch in _prefetched(lambda start: _batch(configs, dataset, start, mesh, kind), range(step, plan.total_steps, plan.steps_per_call)):
+        for batch in feed.batches(range(step, plan.total_steps, plan.steps_per_call), kind):
             active = np.array([member.step == step and not member.ended for member in members])
             states, metrics = call(states, batch, active)
             metrics, step = jax.device_get(metrics), step + plan.steps_per_call
@@ -184,7 +185,7 @@ def images_per_second(config: ml_collections.ConfigDict, dataset: ContextData) -
     mesh, trainer = parallel.data_mesh(), build_trainer(config, dataset)
     states = ensemble.stack([initial_state(config, dataset, mesh)])
     call = ensemble.compiled("vmap", trainer, mesh, size=1)
-    seconds = ensemble.call_seconds(call, states, _batch([config], dataset, 0, mesh, "vmap"))
+    seconds = ensemble.call_seconds(call, states, build_feed([config], dataset, mesh).batch(0, "vmap"))
     return plan_of(config, dataset).steps_per_call * config.train.batch_size / seconds
 
 
@@ -227,29 +228,3 @@ def stop_signal() -> Iterator:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _batch(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, start: int, mesh: jax.sharding.Mesh, kind: str) -> Batch:
-    """The batches [N, S, R, B, ...] of the call that begins at step `start`, a pure function of every run's seed."""
-    drawn = [_draw(config, dataset, start) for config in configs]
-    return Batch(*(parallel.place(mesh, np.stack(arrays), ensemble.batch_axis(kind)) for arrays in zip(*drawn)))
-
-
-def _draw(config: ml_collections.ConfigDict, dataset: ContextData, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images [S, R, B, H, W, C], targets [S, R, B, K]) of one run."""
-    t, images, steps = config.train, seen(config, dataset.train), plan_of(config, dataset).steps_per_call
-    sizes, shape, one = [len(array) for array in images.values()], (t.batch_size // t.micro_batch, t.micro_batch), t.contexts_per_micro_batch == "one"
-    drawn = [batches.draw(config.seed, step, sizes, shape, one) for step in range(start, start + steps)]
-    contexts, indices = (np.stack(part)[..., parallel.local_slice(t.micro_batch)] for part in zip(*drawn))
-    targets = np.stack([dataset.targets(name) for name in images]).astype(np.float32)
-    return batches.gather(images, contexts, indices), targets[contexts]
-
-
-def _prefetched(make: Callable[[int], Batch], starts: range) -> Iterator[Batch]:
-    """`make(start)` of all starts in turn, each gathered while the one before it trains."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(make, starts[0]) if len(starts) else None
-        for start in starts:
-            batch = ahead.result()
-            ahead = pool.submit(make, start + starts.step) if start != starts[-1] else None
-            yield batch

@@ -10,6 +10,7 @@ import ml_collections
 from causal_ctx import config as configs
 from causal_ctx import data, parallel
 from causal_ctx.checkpoints import Checkpoints
+from causal_ctx.data import card
 from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
@@ -39,7 +40,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
             return report(config, workdir)
         LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
         return _print_tables([workdir])
-    dataset = load_data(config)
+    dataset = checked_data(config, workdir)
     train(config, dataset, workdir)
     evaluate_and_report(config, workdir)
 
@@ -49,7 +50,7 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     prepare(config, workdir)
-    score(config, load_data(config), workdir)
+    score(config, checked_data(config, workdir), workdir)
     if parallel.is_first_process():
         report(config, workdir)
 
@@ -83,12 +84,46 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     print(f"\nReport: {written}")
 
 
+def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> data.ContextData:
+    """The data set of the runs in `folders`, validated; what is found stays there as data_card.json, for later starts.
+
+    ConfigError for fields that it cannot be made from, and for data that no run makes sense with; what is only odd is logged.
+    """
+    dataset = load_data(config)
+    described = describe_data(config, dataset, *folders)
+    for problem in described["problems"]:
+        if problem["level"] == "warning":
+            LOG.warning("Data: %s", problem["sentence"])
+    refuse_errors(described)
+    return dataset
+
+
+def describe_data(config: ml_collections.ConfigDict, dataset: data.ContextData, *folders: Path) -> card.Card:
+    """The data card of `dataset`: the one that a folder keeps where it is of these data, else made, and kept in all of them."""
+    kept = {folder: reading.read_card(folder) for folder in folders}
+    identity = card.identity(dataset, config.train.micro_batch)
+    known = [found for found in kept.values() if found and found.get("checked") == identity]
+    described = known[0] if known else card.describe(dataset, config.train.micro_batch)
+    for folder, found in kept.items():
+        if found != described and parallel.is_first_process():
+            write_atomically(folder / "data_card.json", json.dumps(described, indent=2))
+    return described
+
+
+def refuse_errors(described: card.Card) -> None:
+    """Raises ConfigError with every error of the card in its message."""
+    errors = [problem["sentence"] for problem in described["problems"] if problem["level"] == "error"]
+    if errors:
+        raise configs.ConfigError(" ".join(errors))
+
+
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config."""
     path = workdir / "config.json"
     if not path.exists():
         make(workdir, {"config.json": configs.to_json(config)})
     asked, there = config.to_dict(), reading.read_config(workdir)
+    there.setdefault("data", {})["placement"] = config.data.placement  # where images wait changes no run
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
         there["init_from"] = asked["init_from"]
     differing = configs.differences(asked, there)

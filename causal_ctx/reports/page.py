@@ -17,10 +17,10 @@ from PIL import Image
 
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
-from causal_ctx.reports import ablations, figures, formats, tables
+from causal_ctx.reports import ablations, data_card, figures, formats, tables
 from causal_ctx.reports.labels import labelled, labelled_results
 from causal_ctx.reports.published import CITATION
-from causal_ctx.reports.reading import Folder, read_config
+from causal_ctx.reports.reading import Folder, read_card, read_config
 from causal_ctx.reports.verdict import verdict
 
 MOST_BYTES = 9_500_000
@@ -53,14 +53,14 @@ def write_report(runs: Sequence, path, figures_folder=None, folder: Folder | Non
     folder = folder or Folder(())
     named = labelled([_load(run) for run in runs])
     results = labelled_results(named)
-    sections = _sections(named, results, folder)
+    sections, cards = _sections(named, results, folder), _cards(named)
     if figures_folder is not None:
-        for section in sections:
+        for section in [*sections, *(section for _, section in cards)]:
             figures.save(section.pictures, Path(figures_folder) / section.folder)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tables(results, path.parent / "tables")
-    write_atomically(path, _page(named, results, sections, folder))
+    write_atomically(path, _page(named, results, (sections, cards), folder))
     return path
 
 
@@ -107,6 +107,13 @@ def _sections(named: list, results: list[dict], folder: Folder) -> list[_Section
     return [_Section("", ablations.pictures(results, folder.axes)), *grids, _Section("All runs" if several else "", curves)]
 
 
+def _cards(named: list) -> list[tuple[dict, _Section]]:
+    """(card, images) of the data sets of the runs, as far as the runs kept a card of them."""
+    kept = {card["checked"].split("-")[-1]: (card, run) for _, run in named if (card := read_card(run.workdir))}
+    many = len(kept) > 1
+    return [(card, _Section("", [data_card.picture(run.data)], f"data_{key}" if many else "")) for key, (card, run) in list(kept.items())[:MOST_LABELS]]
+
+
 def _load(run):
     if not isinstance(run, str | os.PathLike):
         return run
@@ -115,7 +122,8 @@ def _load(run):
     return load_run(run)
 
 
-def _page(named: list, results: list[dict], sections: list[_Section], folder: Folder) -> str:
+def _page(named: list, results: list[dict], drawn: tuple[list[_Section], list[tuple[dict, _Section]]], folder: Folder) -> str:
+    sections, cards = drawn
     package = importlib.resources.files("causal_ctx.reports")
     template = string.Template((package / "report.html").read_text("utf-8"))
     configs = [_folded(f"{name}, seed {r['seed']}", json.dumps(read_config(run.workdir), indent=2)) for (name, run), r in zip(named, results)]
@@ -132,7 +140,9 @@ def _page(named: list, results: list[dict], sections: list[_Section], folder: Fo
         configs=_short(f"Configurations of {len(configs)} runs", "".join(configs), len(configs)),
     )
     for quality in QUALITIES:
-        page = template.substitute(fields, figures="".join(_figures(section, quality) for section in sections))
+        data = "".join(data_card.html(card) + _figures(section, quality) for card, section in cards)
+        shown = {"data": f"<h2>Data</h2>{data}" if data else "", "figures": "".join(_figures(section, quality) for section in sections)}
+        page = template.substitute(fields, **shown)
         if len(page.encode()) <= MOST_BYTES:
             break
     return page

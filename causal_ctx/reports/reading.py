@@ -70,6 +70,13 @@ def read_metrics(workdir) -> list[dict]:
     return [record for line in lines if isinstance(record := _parse(line), dict)]
 
 
+def read_card(workdir) -> dict | None:
+    """The dict of data_card.json (see `causal_ctx.data.card`); None where there is none that can be read."""
+    path = Path(workdir) / "data_card.json"
+    found = _parse(path.read_text("utf-8", errors="replace")) if path.exists() else None
+    return found if isinstance(found, dict) else None
+
+
 def _parse(line: str):
     try:
         return json.loads(line)
