@@ -218,7 +218,7 @@ def test_every_sweep_config_is_valid(path):
 def test_reproduce_of_unknown_names_is_refused():
     with pytest.raises(ConfigError, match="--table=maine names no config; choose one of beta, expressivity"):
         reproduce.sweep_of("maine", "quad_dependent", "tiny")
-    with pytest.raises(ConfigError, match="--dataset=cubes names no config; choose one of quad_dependent"):
+    with pytest.raises(ConfigError, match="--dataset=cubes names no config; choose one of 3dident, folder, mnist, quad_dependent"):
         reproduce.sweep_of("main", "cubes", "tiny")
 
 
