@@ -9,6 +9,7 @@ __all__ = ["TABLE", "ContextData", "from_contexts", "load"]
 TABLE = {
     "quad_dependent": "causal_ctx.data.quad",
     "quad_independent": "causal_ctx.data.quad",
+    "folder": "causal_ctx.data.folder",
 }
 
 

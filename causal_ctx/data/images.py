@@ -33,7 +33,7 @@ def decode(path: Path, size: tuple[int, int] | None = None, channels: int = 3) -
     if channels not in _MODES:
         raise ValueError(f"Images have 1 or 3 channels, got {channels}; give one of these.")
     with _opened(path) as image:
-        _check_size(path, _upright_size(image), size)
+        check_size(path, _upright_size(image), size)
         try:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits
@@ -91,7 +91,7 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"Images to resize must be uint8 [n, H, W, C] with 1 or 3 channels, got {images.dtype} {images.shape}.")
     if images.shape[1:3] == tuple(size):
         return images
-    _check_size("An array", images.shape[1:3], size)
+    check_size("An array", images.shape[1:3], size)
     result = np.empty((len(images), *size, images.shape[-1]), np.uint8)
 
     def one(row: int) -> None:
@@ -107,8 +107,10 @@ def _opened(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=("PNG", "JPEG"))
     except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"The image {path} is not there; check the path.") from error
         if getattr(error, "errno", None) is not None:
-            raise
+            raise OSError(f"The image {path} cannot be read ({error.strerror}); allow reading it or remove it.") from error
         raise _unreadable(path, error) from error
     if image.width * image.height > Image.MAX_IMAGE_PIXELS:
         with image:
@@ -128,7 +130,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size if turned else image.size[::-1]
 
 
-def _check_size(path: Path | str, given: tuple[int, int], size: tuple[int, int] | None) -> None:
+def check_size(path: Path | str, given: tuple[int, int], size: tuple[int, int] | None) -> None:
+    """Raises ValueError, naming `path`, for an image of `given` rows and columns that is too small to be brought to `size`."""
     if size and any(_SMALLEST * side < wanted for side, wanted in zip(given, size)):
         raise ValueError(
             f"{path} is {_times(given)} pixels, less than a quarter of the wanted {_times(size)}; remove it, or set data.resolution to a smaller one."
