@@ -67,7 +67,7 @@ def fetch(urls: Sequence[str], folder: Path, sha256: str | None = None, md5: str
         except (OSError, HTTPException, _WrongContentError) as error:
             reasons.append(f"{url}: {_reason(error)}")
             LOG.warning("%s could not be fetched from %s", name, reasons[-1])
-    expected = [f"{size:,} bytes"] * (size is not None) + [f"{kind} {value}" for kind, value in hashes.items() if value]
+    expected = ([] if size is None else [f"{size:,} bytes"]) + [f"{kind} {value}" for kind, value in hashes.items() if value]
     said = f" ({', '.join(expected)})" if expected else ""
     raise OSError(f"{name} could not be fetched ({'; '.join(reasons)}); fetch it by hand from {urls[0]} and put it into {folder} as {name}{said}.")
 

@@ -55,6 +55,7 @@ def blocks(files: Sequence[Path], size: tuple[int, int] | None = None, channels:
 
     Raises the errors of `decode`, and ValueError for files of several sizes where no `size` is given.
     """
+    expected = size
     with Progress(name, len(files)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), BLOCK):
             chosen = files[start : start + BLOCK]
@@ -65,9 +66,9 @@ def blocks(files: Sequence[Path], size: tuple[int, int] | None = None, channels:
                 for future in futures:  # of no use after the first error
                     future.cancel()
             for file, image in zip(chosen, images):
-                size = size or image.shape[:2]
-                if image.shape[:2] != tuple(size):
-                    raise ValueError(f"{file} is {_times(image.shape)} pixels and {files[0]} is {_times(size)}; give the size that all shall have.")
+                expected = expected or image.shape[:2]
+                if image.shape[:2] != tuple(expected):
+                    raise ValueError(f"{file} is {_times(image.shape)} pixels and {files[0]} is {_times(expected)}; give the size that all shall have.")
             progress.advance(len(chosen))
             yield np.stack(images)
 

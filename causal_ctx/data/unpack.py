@@ -40,7 +40,7 @@ def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
-        _write(archive, _zip_members(archive) if is_zip else _tar_members(archive), private, limit_bytes)
+        _write(archive, _zip_members(archive) if is_zip else _tar_members(archive, limit_bytes), private, limit_bytes)
         private.chmod(0o755)
         _publish(private, into)
     except ValueError:
@@ -51,7 +51,7 @@ def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
             raise OSError(f"The disk of {into} is full, so {archive} was not unpacked; free some space or set data.cache_dir to another disk.") from error
         if number is not None:
             raise OSError(f"{archive} cannot be unpacked into {into} ({error.strerror}); set data.cache_dir to a folder that can be written.") from error
-        reason = str(error) or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         raise ValueError(f"{archive} is damaged, truncated or no zip or tar archive ({reason}); fetch it again.") from error
     finally:
         if private:
@@ -123,7 +123,7 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
             yield member.orig_filename, None if member.is_dir() else file.open(member)
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _tar_members(archive: Path, limit_bytes: int) -> Iterator[tuple[str, IO[bytes] | None]]:
     with tarfile.open(archive, "r:*") as file:
         for member in file:
             if not member.isreg() and not member.isdir():
@@ -133,6 +133,10 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
         file.fileobj.seek(file.offset)
         if file.fileobj.read(512) != bytes(512):
             raise EOFError("it ends without the mark of its end")
+        rest = 0
+        while chunk := file.fileobj.read(_CHUNK):  # to the end, where a compressed file has its checksum
+            rest += len(chunk)
+            _check_total(archive, "its end", rest, limit_bytes)
 
 
 def _publish(private: Path, into: Path) -> None:
