@@ -45,6 +45,7 @@ def load(config) -> contexts.ContextData:
         held_out=images["held_out"],
         train_latents={c: x[:rows] for c, x in latents["train"].items()},
         held_out_latents=latents["held_out"],
+        validation_latents={c: x[rows:] for c, x in latents["train"].items()},
         simulate=functools.partial(_simulate, config.name, config.seed, config.resolution),
     )
 
