@@ -27,7 +27,7 @@ def renders(monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("name", list(data.TABLE))
+@pytest.mark.parametrize("name", list(quad.LAWS))
 def test_load(name):
     dataset = data.load(config(name=name))
     assert dataset.name == name and dataset.concepts == ("quad1", "quad2", "quad3", "quad4", "size", "orientation")

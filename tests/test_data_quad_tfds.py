@@ -134,7 +134,8 @@ def test_every_builder_describes_itself(tfds, name, variant, tmp_path):
     assert builder.version.major == module.GENERATOR_VERSION
     info = builder.info
     assert info.features["context"].names[0] == "obs" and info.features["targets"].shape == (len(module.CONCEPTS),)
-    assert "Markham" in info.citation and info.as_proto.redistribution_info.license == config.license and info.homepage and ", ".join(module.CONCEPTS) in info.description
+    assert "Markham" in info.citation and info.as_proto.redistribution_info.license == config.license and info.homepage
+    assert ", ".join(module.CONCEPTS) in info.description
     if not config.manual_file:
         return
     (tmp_path / "downloads" / "manual").mkdir(parents=True)
@@ -159,7 +160,8 @@ def test_own_folders(tfds, tmp_path):
     """Grey images; validation images that stand in for held-out ones are in test alone."""
     from causal_ctx.data import tfds_builders
 
-    given = {name: np.random.default_rng(place).integers(0, 256, (10, 8, 8), dtype=np.uint8) for place, name in enumerate(["obs", "<b>", "z", "z+<b>", "held_out/z"])}
+    rng = np.random.default_rng(0)
+    given = {name: rng.integers(0, 256, (10, 8, 8), dtype=np.uint8) for name in ("obs", "<b>", "z", "z+<b>", "held_out/z")}
     for name, images in given.items():
         (tmp_path / "own" / name).mkdir(parents=True)
         for row, image in enumerate(images):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import causal_ctx
-from causal_ctx import ablate, data, workdir
+from causal_ctx import ablate, workdir
 from causal_ctx.data import contexts, quad
 from causal_ctx.evaluation import predict, protocols
 from causal_ctx.evaluation.interventions import NO_MODULE, by_size, contexts_to_score, quirk_settings, subset_distances
@@ -106,7 +106,7 @@ def test_statistics_are_estimated_once_per_set(trained, monkeypatch):
     assert asked == [1, 7]
 
 
-@pytest.mark.parametrize("name", list(data.TABLE))
+@pytest.mark.parametrize("name", list(quad.LAWS))
 def test_simulated_images_are_the_held_out_ones_and_no_training_images(name):
     dataset = quad.load(quad_config(name=name))
     for context in ("obs", "quad1+size"):

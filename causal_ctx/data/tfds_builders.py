@@ -47,9 +47,24 @@ CONTEXT_MODULE = """@inproceedings{markham2026intervening,
   year = {2026},
   note = {arXiv 2507.04754}
 }"""
-MNIST = "@article{lecun1998gradient, author = {LeCun and Bottou and Bengio and Haffner}, title = {Gradient-based learning applied to document recognition}, year = {1998}}"
-MORPHO_MNIST = "@article{castro2019morpho, author = {Castro and Tan and Kainz and Konukoglu and Glocker}, title = {Morpho-MNIST}, year = {2019}}"
-IDENT = "@inproceedings{zimmermann2021cl, author = {Zimmermann and Sharma and Schneider and Bethge and Brendel}, title = {Contrastive learning inverts the data generating process}, year = {2021}}"
+MNIST = """@article{lecun1998gradient,
+  author = {LeCun, Y. and Bottou, L. and Bengio, Y. and Haffner, P.},
+  title = {Gradient-based learning applied to document recognition},
+  journal = {Proceedings of the IEEE},
+  year = {1998}
+}"""
+MORPHO_MNIST = """@article{castro2019morpho,
+  author = {Castro, D. C. and Tan, J. and Kainz, B. and Konukoglu, E. and Glocker, B.},
+  title = {Morpho-MNIST: Quantitative Assessment and Diagnostics for Representation Learning},
+  journal = {Journal of Machine Learning Research},
+  year = {2019}
+}"""
+IDENT = """@inproceedings{zimmermann2021contrastive,
+  author = {Zimmermann, R. S. and Sharma, Y. and Schneider, S. and Bethge, M. and Brendel, W.},
+  title = {Contrastive Learning Inverts the Data Generating Process},
+  booktitle = {International Conference on Machine Learning},
+  year = {2021}
+}"""
 GENERATED_LICENSE = "Made by causal_ctx, Apache-2.0."
 ARCHIVE_LICENSE = "That of the archive, which its record on Zenodo states."
 
@@ -174,16 +189,12 @@ def folder_config(name: str, path: str, **fields) -> ContextsConfig:
     return dataclasses.replace(config, channels=dataset.image_shape[-1], concepts=dataset.concepts, compositions=dataset.compositions)
 
 
-def _quad(law: str, **fields) -> list[ContextsConfig]:
-    """The whole and the two sizes of the configs: minutes, half a minute, seconds."""
+def _quad(law: str) -> list[ContextsConfig]:
+    """The whole, which takes minutes, and the two sizes of configs/, cpu and tiny."""
     said = {"dependent": "Latents of a linear-Gaussian causal model.", "independent": "Independent latents."}[law]
-    sizes = {
-        "": (64, 50_000, 10_000),
-        "_cpu": (32, 5_000, 2_000),
-        "_tiny": (16, 200, 128),
-    }
+    sizes = {"": (64, 50_000, 10_000), "_cpu": (32, 5_000, 2_000), "_tiny": (16, 200, 128)}
     return [
-        ContextsConfig(name=law + size, dataset=f"quad_{law}", resolution=r, train_per_context=n, test_per_context=m, description=said, **fields)
+        ContextsConfig(name=law + size, dataset=f"quad_{law}", resolution=r, train_per_context=n, test_per_context=m, description=said)
         for size, (r, n, m) in sizes.items()
     ]
 
@@ -193,7 +204,6 @@ class CausalCtxQuad(ContextsBuilder):
 
     DESCRIPTION = "Four coloured quadrants and a shape, in an observational, six interventional and nine composed contexts."
     BUILDER_CONFIGS = [config for law in ("dependent", "independent") for config in _quad(law)]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = None
 
 
 class CausalCtxMnist(ContextsBuilder):
