@@ -120,6 +120,18 @@ def test_an_outside_program_of_ten_lines(tmp_path):
     assert done.stdout.splitlines()[-1].startswith("1400 (16, 16, 3) (8,) ")
 
 
+def test_what_tfds_build_does(small, tmp_path):
+    """The build command itself, since the program `tfds` around it wants TensorFlow for other commands."""
+    simple_parsing = pytest.importorskip("simple_parsing")
+    from tensorflow_datasets.scripts.cli import build
+
+    parser = simple_parsing.ArgumentParser()
+    parser.add_arguments(build.Args, dest="build")
+    arguments = ["causal_ctx_quad/independent_cpu", "--imports=causal_ctx.data.tfds_builders", f"--data_dir={tmp_path}"]
+    parser.parse_args(arguments).build.execute()
+    assert len(small.builder("causal_ctx_quad/independent_cpu", data_dir=tmp_path).as_data_source("train")) == 28
+
+
 BUILDERS = [("quad", "dependent"), ("quad", "independent_cpu"), ("mnist", "digits"), ("mnist", "archive"), ("3dident", "procedural"), ("3dident", "archive")]
 
 

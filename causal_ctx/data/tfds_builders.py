@@ -6,7 +6,8 @@
     source = tfds.data_source("causal_ctx_quad/dependent", split="train")  # random access, no TensorFlow
     dataset = tfds.load("causal_ctx_quad/independent", split="test_compositions")  # tf.data, needs TensorFlow
 
-On the command line: tfds build causal_ctx_quad/dependent --imports=causal_ctx.data.tfds_builders --file_format=array_record
+On the command line: tfds build causal_ctx_quad/dependent --imports=causal_ctx.data.tfds_builders. The program `tfds` itself
+(4.9.10) starts only where TensorFlow is installed; without, tfds.builder("causal_ctx_quad/dependent").download_and_prepare().
 
 TFDS keeps a prepared data set in one file format. Where TensorFlow is not installed it is array_record, which
 `data_source` reads; where it is, TFDS's default tfrecord, which `load` reads, unless file_format="array_record" is asked
@@ -28,10 +29,10 @@ import dataclasses
 import importlib
 import importlib.util
 import io
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -152,7 +153,7 @@ class ContextsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 raise FileNotFoundError(f"{path} is not there; {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}")
         fields = {"name": config.dataset, "path": str(path), "cache_dir": "", "held_out_per_context": config.test_per_context}
         fields |= {name: getattr(config, name) for name in ("resolution", "train_per_context", "validation_fraction", "seed")}
-        dataset = data.load(types.SimpleNamespace(**fields))
+        dataset = data.load(ml_collections.ConfigDict(fields))
         found = (dataset.image_shape, dataset.concepts, set(dataset.compositions))
         said = ((config.resolution, config.resolution, config.channels), config.named("concepts"), set(config.named("compositions")))
         if found != said:
@@ -185,7 +186,7 @@ def folder_config(name: str, path: str, **fields) -> ContextsConfig:
     config = ContextsConfig(name=name, dataset="folder", path=str(path), license="Your own.", **fields)
     held_out = {"held_out_per_context": config.test_per_context, "cache_dir": ""}
     given = {field: getattr(config, field) for field in ("resolution", "train_per_context", "validation_fraction", "seed", "path")}
-    dataset = data.load(types.SimpleNamespace(name=config.dataset, **given, **held_out))
+    dataset = data.load(ml_collections.ConfigDict({"name": config.dataset, **given, **held_out}))
     return dataclasses.replace(config, channels=dataset.image_shape[-1], concepts=dataset.concepts, compositions=dataset.compositions)
 
 
