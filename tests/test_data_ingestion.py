@@ -218,6 +218,21 @@ def test_bad_archives_are_refused_and_leave_nothing(tmp_path, fault):
     assert os.listdir(inner) == ["archive"] and os.listdir(tmp_path) == ["inner"] and path.read_bytes() == content
 
 
+@pytest.mark.parametrize("bomb", ["zip bomb", "tar bomb"])
+def test_a_bomb_is_stopped_before_it_is_written(tmp_path, monkeypatch, bomb):
+    class Counted(io.BytesIO):
+        written = 0
+
+        def write(self, data):
+            Counted.written += len(data)
+
+    monkeypatch.setattr(unpack, "_new_file", lambda *_: Counted())
+    monkeypatch.setattr(unpack, "_CHUNK", 1000)
+    with pytest.raises(ValueError, match="holds more than the allowed"):
+        unpack.unpack(ARCHIVE_FAULTS[bomb][0](tmp_path / "archive"), tmp_path / "into", 1_000_000)
+    assert Counted.written == 1_000_000
+
+
 def test_a_disk_that_fills_while_unpacking_leaves_nothing_and_the_restart_works(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "data.tar.gz", [("top/a", b"1"), ("top/b", CONTENT)])
     with monkeypatch.context() as full:
