@@ -124,6 +124,8 @@ def _opened(path: Path) -> Image.Image:
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """(rows, columns) once the orientation noted in the file is applied."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return image.size[::-1]  # Pillow would decode all pixels to look for it behind them
     try:
         turned = image.getexif().get(_ORIENTATION) in _TRANSPOSED
     except Exception:  # damaged notes; they do not hinder decoding
