@@ -118,10 +118,9 @@ def refuse_errors(described: card.Card) -> None:
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config."""
-    path = workdir / "config.json"
-    if not path.exists():
-        make(workdir, {"config.json": configs.to_json(config)})
+    """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything was trained."""
+    if not (workdir / "checkpoints").exists():
+        return make(workdir, {"config.json": configs.to_json(config)})
     asked, there = config.to_dict(), reading.read_config(workdir)
     there.setdefault("data", {})["placement"] = config.data.placement  # where images wait changes no run
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):

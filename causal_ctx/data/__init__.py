@@ -4,7 +4,7 @@ import importlib
 
 from causal_ctx.data.contexts import ContextData, from_contexts
 
-__all__ = ["TABLE", "ContextData", "from_contexts", "load"]
+__all__ = ["TABLE", "ContextData", "from_contexts", "load", "register_with_tfds"]
 
 TABLE = {
     "quad_dependent": "causal_ctx.data.quad",
@@ -12,6 +12,7 @@ TABLE = {
     "mnist": "causal_ctx.data.mnist",
     "3dident": "causal_ctx.data.threedident",
     "3dident/procedural": "causal_ctx.data.threedident",
+    "folder": "causal_ctx.data.folder",
 }
 
 
@@ -24,3 +25,8 @@ def load(config) -> ContextData:
     if config.name not in TABLE:
         raise ValueError(f"Data set {config.name!r} is unknown; set data.name to one of {', '.join(TABLE)}.")
     return importlib.import_module(TABLE[config.name]).load(config)
+
+
+def register_with_tfds() -> None:
+    """Makes the data sets known to TensorFlow Datasets by name: tfds.data_source("causal_ctx_quad/dependent"). TensorFlow itself is not needed."""
+    importlib.import_module("causal_ctx.data.tfds_builders")

@@ -24,7 +24,7 @@ class ContextData:
     concepts: K names; the position of a name is its index in a target vector.
     train, validation: images of "obs" and of every single intervention.
     held_out: images of these contexts and of the compositions, for the measures only.
-    train_latents, held_out_latents: rows aligned with `train` and `held_out`, or None where the data has none.
+    train_latents, held_out_latents, validation_latents: rows aligned with `train`, `held_out`, `validation`, or None where the data has none.
     simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
     """
 
@@ -36,6 +36,7 @@ class ContextData:
     train_latents: dict[str, np.ndarray] | None = None
     held_out_latents: dict[str, np.ndarray] | None = None
     simulate: Callable[[str, int], np.ndarray] | None = None
+    validation_latents: dict[str, np.ndarray] | None = None
 
     def targets(self, context: str) -> np.ndarray:
         """Target vector of a context, uint8 [K]: zeros for "obs". Raises ValueError for an unknown concept."""

@@ -57,6 +57,7 @@ def load(config, generator: Generator) -> contexts.ContextData:
         validation={c: x[rows:] for c, x in images["train"].items()},
         held_out=images["held_out"],
         train_latents={c: x[:rows] for c, x in latents["train"].items()},
+        validation_latents={c: x[rows:] for c, x in latents["train"].items()},
         held_out_latents=latents["held_out"],
         simulate=functools.partial(_simulate, generator, config.seed, config.resolution),
     )

@@ -64,6 +64,7 @@ def load(config, concepts: tuple[str, ...], compositions: tuple[str, ...]) -> co
         validation={c: images["train", c][k:] for c, k in kept.items()},
         held_out={c: images["held_out", c] for c in rows["held_out"]},
         train_latents=latents["train"] and {c: latents["train"][c][:k] for c, k in kept.items()},
+        validation_latents=latents["train"] and {c: latents["train"][c][k:] for c, k in kept.items()},
         held_out_latents=latents["held_out"],
     )
 

@@ -37,7 +37,7 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Ima
         if i < len(norms):
             title = list(norms)[i]
             _heat_map(axis, np.where(off_diagonal, norms[title], np.nan), top, names)
-            axis.set_title(title, fontsize=FONT_POINTS, color=INK)
+            axis.set_title(title, fontsize=FONT_POINTS, color=INK, parse_math=False)  # names are the user's, dollars in them no formulas
             axis.tick_params(labelleft=i % columns == 0, labelbottom=i // columns == lines - 1)
     figure.supxlabel("noise of", fontsize=FONT_POINTS, color=INK)
     figure.supylabel("heard by", fontsize=FONT_POINTS, color=INK)
@@ -146,8 +146,8 @@ def _heat_map(axis: Axes, norms: np.ndarray, top: float, names: tuple[str, ...])
     axis.set_axis_on()
     axis.patch.set_alpha(0)
     axis.imshow(norms, cmap=SHADES, vmin=0, vmax=top)
-    axis.set_xticks(range(K), names, rotation=90, fontsize=FONT_POINTS)
-    axis.set_yticks(range(K), names, fontsize=FONT_POINTS)
+    axis.set_xticks(range(K), names, rotation=90, fontsize=FONT_POINTS, parse_math=False)
+    axis.set_yticks(range(K), names, fontsize=FONT_POINTS, parse_math=False)
     axis.tick_params(length=0, colors=INK)
     axis.spines[:].set_visible(False)
     for i, j in np.ndindex(K, K):
