@@ -16,4 +16,7 @@ def get_config(size: str = "paper"):
     """The config at size "paper", "cpu" or "tiny"."""
     settings = config.default()
     settings.data.update(name="3dident/procedural", train_per_context=20_000, held_out_per_context=6_000, validation_fraction=0.2)
-    return config.resize(settings, size)
+    settings = config.resize(settings, size)
+    if size == "cpu":
+        settings.train.epochs = 20  # hues are learned late
+    return settings

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +14,8 @@ from PIL import Image
 from causal_ctx import data
 from causal_ctx.data import contexts, quad
 
-PROGRAM = '''\
-import tensorflow_datasets as tfds, causal_ctx.data
-
-causal_ctx.data.register_with_tfds()
-source, info = tfds.data_source("causal_ctx_quad/dependent_tiny", split="train"), tfds.builder("causal_ctx_quad/dependent_tiny").info
-for example in source:
-    image, latents = example["image"], example["latents"]  # uint8 [16, 16, 3], float32 [8]
-    context = info.features["context"].names[example["context"]]  # "obs", "quad1", .. "orientation"
-    targets = example["targets"]  # uint8 [6]: which concepts are intervened on
-print(len(source), image.shape, latents.shape, context, targets)
-'''  # of the README
+README = (Path(__file__).parent.parent / "README.md").read_text()
+PROGRAM = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "register_with_tfds" in block)
 
 
 class WithoutTensorFlow:
