@@ -13,6 +13,7 @@ from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import ContextData
 from causal_ctx.methods import BACKBONE, METHODS
 from causal_ctx.models import build_model
+from causal_ctx.objectives.context_vae import ContextVAE
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.step import Hyper, Trainer, TrainState
 
@@ -27,12 +28,16 @@ def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData) -> Tr
     """Model, Adam with the paper's schedule, and which parameters train when."""
     method, rules = METHODS[config.method], tuple(rule for rule, _ in METHODS[config.method].trains)
     return Trainer(
-        model=build_model(config, len(dataset.concepts), dataset.image_shape),
+        objective=ContextVAE(
+            model=build_model(config, len(dataset.concepts), dataset.image_shape),
+            image_shape=dataset.image_shape,
+            num_concepts=len(dataset.concepts),
+            clamp_causal=config.train.clamp_causal and method.module,
+            penalised=method.module and config.objective.group_penalty + config.objective.l2_penalty > 0,
+        ),
         rules=rules,
         total_steps=plan_of(config, dataset).total_steps,
         warmup_steps=config.train.warmup_steps,
-        clamp_causal=config.train.clamp_causal and method.module,
-        penalised=method.module and config.objective.group_penalty + config.objective.l2_penalty > 0,
         statistics_move=config.train.frozen_statistics == "moving",
         optimizer=optim.adam_in_groups(rules),
     )
@@ -40,14 +45,14 @@ def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData) -> Tr
 
 def hyper(config: ml_collections.ConfigDict, dataset: ContextData) -> Hyper:
     """The numbers of `config` that a compiled step takes as arguments."""
-    o, t = config.objective, config.train
-    numbers = (o.beta, o.group_penalty, o.l2_penalty, t.learning_rate, t.final_learning_rate)
-    return Hyper(*(jnp.float32(number) for number in numbers), jnp.asarray(plan_of(config, dataset).trains_from(config)))
+    objective = {name: jnp.float32(number) for name, number in config.objective.items()}
+    rates = (jnp.float32(rate) for rate in (config.train.learning_rate, config.train.final_learning_rate))
+    return Hyper(objective, *rates, jnp.asarray(plan_of(config, dataset).trains_from(config)))
 
 
 def initial_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with fresh weights, replicated over `mesh`: what checkpoints look like and what "untrained" means."""
-    state = build_trainer(config, dataset).init(config.seed, hyper(config, dataset), dataset.image_shape, len(dataset.concepts))
+    state = build_trainer(config, dataset).init(config.seed, hyper(config, dataset))
     return jax.device_put(state, parallel.replicated(mesh))
 
 
@@ -64,7 +69,8 @@ def first_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: j
         refuse_misfits(config.init_from, copied, checkpoints.shapes("best", "state"))
         source, _ = restore(checkpoints, "best", initial_state(theirs, dataset, mesh))
     taken = dict(jax.tree_util.tree_leaves_with_path(source.variables))
-    return state.replace(**jax.tree_util.tree_map_with_path(lambda path, ours: taken[path] if path in copied else ours, state.variables))
+    variables = jax.tree_util.tree_map_with_path(lambda path, ours: taken[path] if path in copied else ours, state.variables)
+    return state.replace(params=variables.pop("params"), collections=variables)
 
 
 def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -153,7 +153,9 @@ def test_images_go_to_devices_that_tell_of_room(monkeypatch):
 
 
 def test_a_run_goes_on_under_another_placement_and_one_from_before_there_were_any(tmp_path):
-    workdir.prepare(tiny.config(data__placement="host"), tmp_path)
+    workdir.prepare(tiny.config(data__placement="host", seed=3), tmp_path)
+    workdir.prepare(tiny.config(data__placement="host"), tmp_path)  # another config is refused only where something was trained
+    (tmp_path / "checkpoints").mkdir()
     workdir.prepare(tiny.config(data__placement="device"), tmp_path)
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"placement": "host"', '"seed": 0'))
     workdir.prepare(tiny.config(), tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import causal_ctx
-from causal_ctx import ablate, workdir
+from causal_ctx import ablate, data, workdir
 from causal_ctx.data import contexts, quad
 from causal_ctx.evaluation import predict, protocols
 from causal_ctx.evaluation.interventions import NO_MODULE, by_size, contexts_to_score, quirk_settings, subset_distances

@@ -92,7 +92,7 @@ def test_frozen_statistics_move_or_stay_as_asked(dataset, pooled):
     for choice in ("moving", "fixed"):
         config = starting("cm_frozen", pooled, train__frozen_statistics=choice)
         first = first_state(config, dataset, parallel.data_mesh())
-        stats[choice] = first.batch_stats, steps(config, dataset, first, 1).batch_stats
+        stats[choice] = first.collections["batch_stats"], steps(config, dataset, first, 1).collections["batch_stats"]
     for choice, (before, after) in stats.items():
         same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), before, after)
         assert all(jax.tree.leaves(same["decoder"])) == (choice == "fixed")

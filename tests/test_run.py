@@ -190,13 +190,14 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
             return None
 
         def elbo(self, targets, images):
-            return {"elbo_nats": np.full(len(images), -16 * 16 * np.log(2))}
+            return {"elbo_nats": np.full(len(images), -16 * 16 * np.log(2)), "kl_nats": np.full(len(images), 16 * 16 * np.log(2) / 2)}
 
     scores = protocols.strict(config, dataset, Copies(0), Copies(1), tuple(dataset.validation))
     for task in ("concept", "composition"):
         assert scores[task]["mean"] < 1.2 * scores["floor"][task]["mean"]
         assert scores["untrained"][task]["mean"] > 3 * scores["floor"][task]["mean"]
     assert scores["reconstruction"]["in_distribution_bpp"] == pytest.approx(1.0)
+    assert protocols.reconstruction_bpp(Copies(0), dataset, dataset.validation, beta=2.0) == pytest.approx(1.5)
 
 
 def test_predictions_do_not_depend_on_the_batch_they_come_in(trained):

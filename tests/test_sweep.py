@@ -233,7 +233,7 @@ def take_a_step(run, dataset, apply):
     trainer, numbers, t = build_trainer(run, dataset), hyper(run, dataset), run.train
     rows = (1, t.batch_size // t.micro_batch, t.micro_batch)
     batch = Batch(np.zeros((*rows, *dataset.image_shape), np.uint8), np.zeros((*rows, len(dataset.concepts)), np.float32))
-    state = apply(lambda: trainer.init(run.seed, numbers, dataset.image_shape, len(dataset.concepts)))
+    state = apply(lambda: trainer.init(run.seed, numbers))
     return apply(trainer.steps, state, batch)
 
 

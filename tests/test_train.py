@@ -59,7 +59,7 @@ def test_one_device_equals_eight_and_the_step_is_traced_once(dataset):
         state = jax.device_put(initial_state(config, dataset, mesh), parallel.replicated(mesh))
         for _ in range(3):
             state, metrics = call(state, batch)
-        results.append(jax.device_get((state.params, state.batch_stats, metrics)))
+        results.append(jax.device_get((state.params, state.collections, metrics)))
     assert traces == [1, 8]
     for one, eight in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         np.testing.assert_allclose(one, eight, rtol=1e-3, atol=1e-5)
@@ -73,8 +73,8 @@ def test_update_averages_gradients_over_micro_batches(dataset):
     batch = jax.tree.map(lambda a: a[0, :1], some_batch(config, dataset))
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
     one = jax.tree.map(lambda a: a[0], batch)
-    gradient = jax.jit(jax.grad(trainer.loss, has_aux=True))
-    gradients = [gradient(state.params, {}, state.hyper, one, k)[0] for k in jax.random.split(key, 2)]
+    gradient = jax.jit(jax.grad(lambda params, *rest: trainer.objective.loss({"params": params}, *rest), has_aux=True))
+    gradients = [gradient(state.params, state.hyper.objective, one, k)[0] for k in jax.random.split(key, 2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
     _, metrics = jax.jit(trainer.update)(state, jax.tree.map(lambda a: jnp.concatenate([a, a]), batch))
     norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(mean)))

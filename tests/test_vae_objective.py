@@ -66,9 +66,9 @@ def test_penalties_on_blocks_of_two_by_two():
 def test_the_penalty_counts_once_per_micro_batch():
     """Per example it is the penalty over the number of examples, whatever their contexts; the identity on the diagonal counts too."""
     config, dataset = tiny.config(objective__group_penalty=2.0, objective__l2_penalty=3.0), tiny.dataset()
-    trainer, weights = build_trainer(config, dataset), np.zeros((3, 3, 3, 3), np.float32)
+    objective, weights = build_trainer(config, dataset).objective, np.zeros((3, 3, 3, 3), np.float32)
     weights[1, 0, 2, 0] = 0.5  # concept 1 hears concept 2, unless it is intervened on, as the first example's is
     params = {"context_module": {"causal_obs": jnp.asarray(weights), "causal_ivn": jnp.asarray(0 * weights)}}
     targets = jnp.array([[0, 1, 0], [0, 0, 0], [1, 0, 0]], jnp.float32)
     deaf, hearing = 2 * 3 * np.sqrt(3) + 3 * 3, 2 * (3 * np.sqrt(3) + 0.5) + 3 * np.sqrt(9 + 0.25)
-    np.testing.assert_allclose(trainer.penalty(params, hyper(config, dataset), targets), (deaf + 2 * hearing) / 3 / 3, rtol=1e-6)
+    np.testing.assert_allclose(objective.penalty(params, hyper(config, dataset).objective, targets), (deaf + 2 * hearing) / 3 / 3, rtol=1e-6)

@@ -1,0 +1,63 @@
+"""What the lightweight VAE minimises, with or without its context module (spec section 2).
+
+Letters: B batch, H, W, C image, K concepts.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from causal_ctx import optim
+from causal_ctx.models.context_module import effective_causal_blocks
+from causal_ctx.models.conv_vae import ConvVAE
+from causal_ctx.objectives import vae
+from causal_ctx.objectives.objective import Batch
+
+
+class ContextVAE(NamedTuple):
+    """An `objective.Objective` with the numbers beta, group_penalty and l2_penalty.
+
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. penalised: any penalty counts.
+    """
+
+    model: ConvVAE
+    image_shape: tuple[int, int, int]
+    num_concepts: int
+    clamp_causal: bool
+    penalised: bool
+
+    def init(self, key: jax.Array) -> dict:
+        """Fresh variables, projected."""
+        variables = _init(self.model, self.image_shape, self.num_concepts, key)
+        return variables | {"params": self.project(variables["params"])}
+
+    def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
+        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
+        images = batch.images.astype(jnp.float32) / 255
+        (logits, posterior), updated = self.model.apply(variables, images, batch.targets, key, train=True, mutable=["batch_stats"])
+        terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
+        loss = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"]
+        if self.penalised:
+            terms["penalty_nats"] = self.penalty(variables["params"], numbers, batch.targets)
+            loss = loss + terms["penalty_nats"]
+        return loss, (dict(updated), {"loss_nats": loss, **terms})
+
+    def penalty(self, params: dict, numbers: dict[str, jax.Array], targets: jax.Array) -> jax.Array:
+        """Sparsity of the causal layer under targets [B, K], per example: the paper adds it once per micro-batch whose nats are summed."""
+        module = params["context_module"]
+        composition = self.model.context_module.composition
+        blocks = effective_causal_blocks(module["causal_obs"], module["causal_ivn"], self.model.heard(targets), composition)
+        group, l2 = vae.causal_penalties(blocks)
+        return (numbers["group_penalty"] * group + numbers["l2_penalty"] * l2).mean() / targets.shape[0]
+
+    def project(self, params: dict) -> dict:
+        """The parameters with the causal weights clamped, where they are."""
+        return optim.clamp_causal_weights(params) if self.clamp_causal else params
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _init(model: ConvVAE, image_shape: tuple[int, int, int], num_concepts: int, key: jax.Array) -> dict:
+    images, targets = jnp.zeros((2, *image_shape)), jnp.zeros((2, num_concepts))
+    return model.init(jax.random.fold_in(key, 0), images, targets, key, train=True)
