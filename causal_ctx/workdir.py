@@ -42,7 +42,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
         return _print_tables([workdir])
     dataset = checked_data(config, workdir)
     train(config, dataset, workdir)
-    evaluate_and_report(config, workdir)
+    _score_and_report(config, dataset, workdir)
 
 
 def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -50,7 +50,11 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     prepare(config, workdir)
-    score(config, checked_data(config, workdir), workdir)
+    _score_and_report(config, checked_data(config, workdir), workdir)
+
+
+def _score_and_report(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> None:
+    score(config, dataset, workdir)
     if parallel.is_first_process():
         report(config, workdir)
 
