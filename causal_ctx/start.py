@@ -66,7 +66,8 @@ def first_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: j
         if checkpoints.step("best") is None:
             raise StartError(f"The run in {config.init_from} has no trained weights yet; finish it first.")
         copied = backbone(config, state.variables)
-        refuse_misfits(config.init_from, copied, checkpoints.shapes("best", "state"))
+        held = {path[1:] if path[0].key == "collections" else path: shape for path, shape in checkpoints.shapes("best", "state").items()}
+        refuse_misfits(config.init_from, copied, held)
         source, _ = restore(checkpoints, "best", initial_state(theirs, dataset, mesh))
     taken = dict(jax.tree_util.tree_leaves_with_path(source.variables))
     variables = jax.tree_util.tree_map_with_path(lambda path, ours: taken[path] if path in copied else ours, state.variables)
