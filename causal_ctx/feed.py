@@ -118,13 +118,13 @@ def placement(wanted: str, num_bytes: int, mesh: Mesh) -> str:
     """
     told = [parallel.device_memory(device) for device in mesh.local_devices]
     free = min(memory.free for memory in told) if all(told) else None
-    if wanted == "device" and free is not None and num_bytes > free:
-        raise ConfigError(f"data.placement is device, but the images need {num_bytes:,} bytes and a device has {free:,} free; use auto or host.")
-    if wanted != "auto":
+    if wanted == "host":
         return wanted
-    fits = free is not None and num_bytes <= MOST_OF_FREE * free
-    if jax.process_count() > 1:
+    fits = free is not None and num_bytes <= MOST_OF_FREE * free if wanted == "auto" else free is None or num_bytes <= free
+    if jax.process_count() > 1:  # one answer for all, so that none waits for another that has given up
         fits = bool(np.all(multihost_utils.process_allgather(np.bool_(fits))))
+    if wanted == "device" and not fits:
+        raise ConfigError(f"data.placement is device, but the images need {num_bytes:,} bytes and a device has less free; use auto or host.")
     return "device" if fits else "host"
 
 

@@ -106,7 +106,7 @@ def describe_data(config: ml_collections.ConfigDict, dataset: data.ContextData, 
     """The data card of `dataset`: the one that a folder keeps where it is of these data, else made, and kept in all of them."""
     kept = {folder: reading.read_card(folder) for folder in folders}
     identity = card.identity(dataset, config.train.micro_batch)
-    known = [found for found in kept.values() if found and found.get("checked") == identity]
+    known = [found for found in kept.values() if found and found.get("checked") == identity and not _errors(found)]  # errors are looked at again: they may be mended
     described = known[0] if known else card.describe(dataset, config.train.micro_batch)
     for folder, found in kept.items():
         if found != described and parallel.is_first_process():
@@ -116,9 +116,12 @@ def describe_data(config: ml_collections.ConfigDict, dataset: data.ContextData, 
 
 def refuse_errors(described: card.Card) -> None:
     """Raises ConfigError with every error of the card in its message."""
-    errors = [problem["sentence"] for problem in described["problems"] if problem["level"] == "error"]
-    if errors:
+    if errors := _errors(described):
         raise configs.ConfigError(" ".join(errors))
+
+
+def _errors(described: card.Card) -> list[str]:
+    return [problem["sentence"] for problem in described.get("problems", ()) if problem["level"] == "error"]
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -126,12 +129,15 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not (workdir / "checkpoints").exists():
         return make(workdir, {"config.json": configs.to_json(config)})
     asked, there = config.to_dict(), reading.read_config(workdir)
-    there.setdefault("data", {})["placement"] = config.data.placement  # where images wait changes no run
+    for field in ("placement", "cache_dir"):  # where images lie changes no run
+        there.setdefault("data", {})[field] = config.data[field]
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
         there["init_from"] = asked["init_from"]
     differing = configs.differences(asked, there)
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
+    if parallel.is_first_process():
+        write_atomically(workdir / "config.json", configs.to_json(config))
 
 
 def same_source(there: Path, asked: Path, workdir: Path) -> bool:

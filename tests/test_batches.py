@@ -145,7 +145,7 @@ def test_images_go_to_devices_that_tell_of_room(monkeypatch):
     assert [feed.placement("auto", size, mesh) for size in (50, 51)] == ["device", "host"]
     assert [feed.placement(wanted, 70, mesh) for wanted in ("device", "host")] == ["device", "host"]
     assert [feed.placement(wanted, 70, silent) for wanted in ("auto", "device")] == ["host", "device"]
-    with pytest.raises(configs.ConfigError, match="the images need 101 bytes and a device has 100 free; use auto or host"):
+    with pytest.raises(configs.ConfigError, match="the images need 101 bytes and a device has less free; use auto or host"):
         feed.placement("device", 101, mesh)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(feed.multihost_utils, "process_allgather", lambda own: np.array([own, False]))
@@ -156,8 +156,9 @@ def test_a_run_goes_on_under_another_placement_and_one_from_before_there_were_an
     workdir.prepare(tiny.config(data__placement="host", seed=3), tmp_path)
     workdir.prepare(tiny.config(data__placement="host"), tmp_path)  # another config is refused only where something was trained
     (tmp_path / "checkpoints").mkdir()
-    workdir.prepare(tiny.config(data__placement="device"), tmp_path)
-    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"placement": "host"', '"seed": 0'))
+    workdir.prepare(tiny.config(data__placement="device", data__cache_dir="elsewhere"), tmp_path)
+    assert '"elsewhere"' in (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"placement": "device"', '"seed": 0'))
     workdir.prepare(tiny.config(), tmp_path)
     with pytest.raises(workdir.WorkdirError, match="differing in seed"):
         workdir.prepare(tiny.config(seed=1, data__placement="device"), tmp_path)

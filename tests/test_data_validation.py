@@ -114,6 +114,13 @@ def test_large_data_are_looked_at_in_part_and_a_widespread_leak_is_found(monkeyp
     assert 0 < number < total < 100
 
 
+def test_a_small_leak_into_a_composition_is_an_error_in_large_data_too(monkeypatch):
+    leaking = sound(train__a=noisy(2000, 50, 2), held_out__a_and_b=np.concatenate([noisy(2000, 50, 2)[:60], noisy(1940, 100, 10)]))
+    monkeypatch.setattr(validation, "SAMPLE_BYTES", 0.2 * sum(images.nbytes for contexts in (leaking.train, leaking.validation, leaking.held_out) for images in contexts.values()))
+    found = [problem for problem in validation.problems(leaking) if "are also training images" in problem.sentence]
+    assert [problem.level for problem in found] == ["error"], found
+
+
 def test_distance_is_the_sliced_wasserstein_distance():
     x, y = noisy(seed=1), noisy(shift=30, seed=2)
     directions = np.random.default_rng(0).normal(size=(192, 5)).astype(np.float32)
@@ -181,11 +188,21 @@ def loaded(monkeypatch):
 
 def test_a_start_refuses_errors_in_one_message_and_logs_warnings(loaded, tmp_path, caplog):
     loaded(sound(held_out__a=noisy(3, 50), held_out__b=noisy(2, 100), train__a=noisy(5, 50)))
-    for _ in range(2):  # made, then remembered
+    for _ in range(2):
         caplog.clear()
         with pytest.raises(configs.ConfigError, match="'a' has 3 held-out images.*'b' has 2 held-out images"):
             workdir.checked_data(tiny.config(), tmp_path)
         assert any("fewer than a micro-batch of 16" in record.message for record in caplog.records)
+
+
+def test_errors_are_looked_at_again_since_they_may_be_mended(loaded, tmp_path, monkeypatch):
+    leaked, rest = noisy(100, 50), noisy(100, 60)
+    monkeypatch.setattr(validation, "fingerprint", lambda dataset: "the same, since it looks at a few images")
+    loaded(sound(train__a=leaked, held_out__a_and_b=leaked))
+    with pytest.raises(configs.ConfigError, match="compositions must not be seen"):
+        workdir.checked_data(tiny.config(), tmp_path)
+    loaded(sound(train__a=leaked, held_out__a_and_b=rest))
+    workdir.checked_data(tiny.config(), tmp_path)
 
 
 def test_a_run_is_refused_before_it_is_compiled_and_keeps_its_folder(loaded, tmp_path, monkeypatch):

@@ -58,13 +58,15 @@ def fingerprint(dataset: ContextData, num: int = 8) -> str:
 
 
 class _Sample(NamedTuple):
-    """Some images uint8 [n, H, W, C] of one array; `digests` are equal for equal images alone, `flat` bool [n] marks those of one value everywhere."""
+    """Some images uint8 [n, H, W, C] of one array, a `share` of it; `digests` are equal for equal images alone, `flat` bool [n] marks those of one value
+    everywhere."""
 
     split: str
     context: str
     images: np.ndarray
     digests: list[bytes]
     flat: np.ndarray
+    share: float
 
 
 def _samples(dataset: ContextData) -> Iterator[_Sample]:
@@ -74,7 +76,8 @@ def _samples(dataset: ContextData) -> Iterator[_Sample]:
     for seed, (split, context, images) in enumerate(arrays):
         images = separation.sample(images, math.ceil(share * len(images)), seed)
         rows = np.ascontiguousarray(images).reshape(len(images), -1)
-        yield _Sample(split, context, images, [hashlib.blake2b(row, digest_size=12).digest() for row in rows], (rows == rows[:, :1]).all(1))
+        digests = [hashlib.blake2b(row, digest_size=12).digest() for row in rows]
+        yield _Sample(split, context, images, digests, (rows == rows[:, :1]).all(1), share)
 
 
 def _arrays(dataset: ContextData) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -137,7 +140,7 @@ def _counts(dataset: ContextData, micro_batch: int) -> Iterator[Problem]:
 
 def _values(samples: list[_Sample]) -> Iterator[Problem]:
     """Range, images of one value, and images that repeat within a context; validation images come from the source of the training ones."""
-    for split, context, images, digests, flat in samples:
+    for split, context, images, digests, flat, _ in samples:
         if split == "validation":
             continue
         images_of, low, high, different = f"{split} images of context {context!r}", int(images.min()), int(images.max()), len(set(digests))
@@ -163,7 +166,8 @@ def _shared(dataset: ContextData, samples: list[_Sample]) -> Iterator[Problem]:
         origins = Counter(trained[digest] for digest in own(sample) if digest in trained)
         if sample.split == "training" or not origins:
             continue
-        is_error = sample.context in dataset.compositions and origins.total() > MOST_SHARED * len(sample.images)
+        # Of what is shared a sample of both sides shows the share of the training images that it holds.
+        is_error = sample.context in dataset.compositions and origins.total() > MOST_SHARED * sample.share * len(sample.images)
         where = f"of the {len(sample.images):,} {sample.split} images looked at of context {sample.context!r}"
         remedy = "compositions must not be seen, so take them out" if is_error else "measures on them are optimistic, so take them out if you can"
         also = f"are also training images, of {', '.join(map(repr, origins))}"
