@@ -92,6 +92,39 @@ def test_records_in_any_order_become_a_dense_set(name, tiny, monkeypatch):
     assert data.image_shape == (8, 8, dense_sets.SETS[name].channels)
 
 
+def test_files_that_tfds_wrote(tmp_path, monkeypatch):
+    """A few records of its own Shapes3D builder's layout, written and read by TFDS; pictures are given as PNG, for want of TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.builder_cls("shapes3d")(data_dir=str(tmp_path / "nothing")).info.features
+    monkeypatch.setitem(dense_sets.SETS, "shapes3d", dense_sets.SETS["shapes3d"]._replace(sizes=TINY["shapes3d"]))
+    labels = dense_sets.SETS["shapes3d"].labels
+
+    class Shapes3d(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("2.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for rank in range(144):
+                stream = io.BytesIO()
+                Image.fromarray(np.full((64, 64, 3), rank, np.uint8)).save(stream, "PNG")
+                values = np.unravel_index(rank, tuple(TINY["shapes3d"].values()))
+                numbers = {field: int(value) for field, value in zip(labels, values)}
+                reals = {field.replace("label", "value"): float(value) for field, value in zip(labels, values)}
+                yield rank, {"image": stream.getvalue(), **numbers, **reals}
+
+    Shapes3d(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    source = dense_sets.tfds_source("shapes3d", "train", str(tmp_path))
+    assert [int(source[row]["image"][0, 0, 0]) for row in range(10)] != list(range(10))  # in an order of its own
+    data = factor_sets.load(config("shapes3d", tmp_path, resolution=64))
+    assert (data.images(np.arange(144)) == np.arange(144)[:, None, None, None]).all()
+
+
 def test_published_sizes():
     counts = {name: math.prod(found.sizes.values()) for name, found in dense_sets.SETS.items()}
     assert counts == {"shapes3d": 480_000, "dsprites": 737_280, "smallnorb": 24_300}

@@ -57,6 +57,17 @@ def test_every_transition_moves_its_factor_by_one_and_no_other():
     assert set(found.actions) == set(range(6))
 
 
+def test_moving_by_actions():
+    data = dense()
+    found = transitions.make(data)
+    assert np.array_equal(transitions.moved(data, found.inputs, found.actions), found.outputs)
+    corner = data.index(np.array([[2, 0, 3]]))  # hue and shape at their upper ends, scale at its lower one
+    assert transitions.moved(data, corner.repeat(6), np.arange(6)).tolist() == [-1, 23, -1, 11, -1, 18]
+    for action, shown in ((6, "6"), (-1, "-1"), (0.5, "float64")):
+        with pytest.raises(ValueError, match=f"small has 3 factors and so the actions 0 to 5, got {shown}; give whole numbers"):
+            transitions.moved(data, corner, np.array([action]))
+
+
 def test_all_pairs_are_found_when_samples_abound():
     data = dense()
     found = transitions.neighbour_pairs(data, samples_per_value=300)
@@ -97,6 +108,10 @@ def test_numbers_of_pairs_are_those_expected(name):
         assert abs(count - about) < 4.5 * np.sqrt(2 * about) + 0.01 * about, (count, about)
 
 
+def test_a_share_is_rounded():
+    assert np.bincount(transitions.random_splits(37)).tolist() == [25, 6, 6]
+
+
 def test_seeds():
     data = dense(SETS["cars3d"], "cars3d")
     first, again, other = (transitions.make(data, seed=seed) for seed in (0, 0, 1))
@@ -106,8 +121,9 @@ def test_seeds():
     assert np.array_equal(few.low, transitions.neighbour_pairs(data, 1000, 0).low)  # names do not matter
 
 
-def test_attributes_pair_images_that_share_all_others():
-    data = faces()
+@pytest.mark.parametrize("count", [200, 25])  # of 25, some groups have one side only
+def test_attributes_pair_images_that_share_all_others(count):
+    data = faces(count)
     pairs = transitions.attribute_pairs(data, samples_per_group=3, seed=5)
     low, high = data.factors(pairs.low), data.factors(pairs.high)
     assert (high - low == np.eye(4, dtype=int)[pairs.factor]).all()

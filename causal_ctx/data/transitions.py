@@ -52,6 +52,25 @@ def action_names(factor_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name} {way}" for way in ("up", "down") for name in factor_names)
 
 
+def moved(data: FactorData, indices: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The images that actions [n] lead to from images [n], int64 [n]; -1 where a factor is at its end or no image is there.
+
+    Raises ValueError for an action that is no integer of 0..A-1.
+    """
+    indices, actions = np.asarray(indices), np.asarray(actions)
+    count = 2 * data.num_factors
+    wrong = (actions < 0) | (actions >= count)
+    if wrong.any() or not np.issubdtype(actions.dtype, np.integer):
+        found = actions[np.argmax(wrong)] if wrong.any() else actions.dtype
+        raise ValueError(f"{data.name} has {data.num_factors} factors and so the actions 0 to {count - 1}, got {found}; give whole numbers in that range.")
+    values, rows, factor = data.factors(indices), np.arange(len(indices)), actions % data.num_factors
+    values[rows, factor] += np.where(actions < data.num_factors, 1, -1)
+    there = (values >= 0).all(axis=1) & (values < np.array(data.factor_sizes)).all(axis=1)
+    result = np.full(len(indices), -1)
+    result[there] = data.find(values[there])
+    return result
+
+
 def random_splits(count: int, seed: int = 0, share: float = 0.15) -> np.ndarray:
     """The split of each of `count` images, uint8 [count]: round(share * count) each validate and test, the others train (spec section 5.4).
 
