@@ -152,6 +152,7 @@ def test_real_missing_entries_are_invisible(real):
         painted[5, [1, 4]] = True
         assert painted.all()
     assert tiles["body"].any(axis=2).all()
+    assert (~tiles["eyes"].any(axis=2)).all(axis=0).sum() == 8  # poses whose eyes are closed: a step of eyes is not seen there
     clad, bare = (real.images(real.index(with_values(bottomwear=value, action=2, rotation=1)))[0] for value in (4, 5))
     assert not np.array_equal(clad, bare)
 

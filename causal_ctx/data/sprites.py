@@ -7,7 +7,7 @@ A sheet, DIR/<part>/<value>.png, holds one look of one part of the body: 832 x 1
 on black, wherever their alpha is above 128. Bottomwear 5 and topwear 5 have no tiles for the actions thrust and shoot: they are invisible there.
 
 Some steps are not seen. Measured on the pairs of `transitions.neighbour_pairs` (seed 0, at most 1,500 of each factor): both images are equal for 8.5 % of
-the steps of eyes (closed, or under hair), 0.5 % of action and none of the other factors, 0.8 % in all. Eyes change 5 of 4,096 pixels in the median,
+the steps of eyes (8 of the 90 poses have none painted), 0.5 % of action and none of the other factors, 0.8 % in all. Eyes change 5 of 4,096 pixels in the median,
 bottomwear and shoes about 100, all others more than 200.
 
 The licences of the sheets (CC-BY-SA 3.0, GPL 3.0) lie beside them; they are no part of this package.
