@@ -88,12 +88,12 @@ Y = np.array([[0, 1], [0, 1], [2, 2], [5, 1], [5, 1], [3, 4]])
 
 
 def test_upper_bounds_of_pairs_whose_codes_coincide():
-    """Half of six pairs coincide, their actions 0, 2 and 1; two others share all codes, with actions 0 and 1."""
-    bounds = upper_bounds(X.reshape(6, 1, 1, 2), Y.reshape(6, 1, 1, 2), np.array([0, 2, 1, 0, 1, 3]), 2)
+    """Half of six pairs coincide, their actions 0, 2 and 1; two others have the first image of the former two and the same action, 3."""
+    bounds = upper_bounds(X.reshape(6, 1, 1, 2), Y.reshape(6, 1, 1, 2), np.array([0, 2, 1, 3, 3, 3]), 2)
     assert bounds["identical"] == 0.5
     assert bounds["chance"] == {"action": 0.5 + 0.5 / 4, "factor": 0.5 + 0.5 / 2}
     assert bounds["majority"] == {"action": pytest.approx(4 / 6), "factor": pytest.approx(5 / 6)}  # factors 0, 0 and 1 coincide
-    assert bounds["same_codes"] == {"action": pytest.approx(4 / 6), "factor": pytest.approx(5 / 6)}  # groups of 2, 1, 2 and 1 pairs
+    assert bounds["same_codes"] == {"action": pytest.approx(5 / 6), "factor": 1}  # groups of actions 0 and 2, 1, 3 and 3, 3
     assert json.loads(json.dumps(bounds)) == bounds
 
 

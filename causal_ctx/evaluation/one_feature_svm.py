@@ -2,8 +2,8 @@
 
 Letters: m features, n samples, S classes of all factors together.
 
-scikit-learn's LinearSVC (squared hinge, penalised offset, one class against the rest) solves one such problem per call, which for thousands of codes
-takes hours. Here a problem has two unknowns, slope and offset, so Newton's method is a 2 x 2 system in closed form and all m S problems go side by side.
+scikit-learn's LinearSVC (squared hinge, penalised offset, one class against the rest) solves one factor from one code per call. Here a problem has two
+unknowns, slope and offset, so Newton's method is a 2 x 2 system in closed form, all m S problems go side by side, and SAP needs no further package.
 """
 
 import numpy as np
