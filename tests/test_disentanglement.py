@@ -260,8 +260,21 @@ def test_sap_of_turned_factors_is_low_and_noise_changes_nothing():
 
 def test_ids_and_values_without_training_samples():
     """Id 5 was never seen and is taken for the first value; value 9 is never predicted."""
-    train, test = (np.array([[0], [0], [1], [1]]), np.array([[3], [3], [8], [8]])), (np.array([[0], [1], [5], [1]]), np.array([[3], [8], [3], [9]]))
+    train, test = (np.array([[0], [0], [1], [1]]), np.array([[3], [3], [8], [8]])), (np.array([[0], [1], [5], [0]]), np.array([[3], [8], [3], [9]]))
     np.testing.assert_array_equal(one_code_accuracy(*train, *test), [[0.75]])
+
+
+def test_tables_of_all_codes_at_once_are_those_of_each(monkeypatch):
+    """Code c is factor c mod 2 in a share of the samples that falls with c; brute force over ids and values."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, (2, 4), (150, 2))
+    ids = np.where(rng.random((150, 5)) < np.linspace(1, 0.2, 5)[None], factors[:, [0, 1, 0, 1, 0]], rng.integers(0, 6, (150, 5)))
+    monkeypatch.setattr(disentanglement, "_NUMBERS", 2 * 100 * 2)  # two codes at a time, the last one alone
+    accuracy = one_code_accuracy(ids[:100], factors[:100], ids[100:], factors[100:])
+    for c, f in itertools.product(range(5), range(2)):
+        code, factor = ids[:100, c], factors[:100, f]
+        best = {i: max(range((2, 4)[f]), key=lambda v: (np.mean(code[factor == v] == i), -v)) for i in range(6)}
+        assert accuracy[c, f] == np.mean([best[i] == v for i, v in zip(ids[100:, c], factors[100:, f])])
 
 
 def test_a_table_weighs_values_evenly():
