@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -111,10 +112,12 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """The program: flags parsed, then `main`; Ctrl-C outside of training ends it quietly."""
+    """The program: flags parsed, then `main`; Ctrl-C or SIGTERM outside of training ends it with a line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:
+        refuse("Stopped; what was finished is kept, and the same command goes on.")
         sys.exit(130)
 
 

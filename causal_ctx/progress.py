@@ -44,8 +44,8 @@ class Progress:
     """A bar with the time left on a terminal, a plain line now and then in a log. Use as a context manager; `advance` once per call."""
 
     def __init__(self, task: str, total: int, start: int = 0, seconds_between_lines: float = 15.0):
-        self._name, self._total, self._start, self._done = task, total, start, start
-        self._every, self._began, self._last = seconds_between_lines, time.monotonic(), time.monotonic()
+        self._name, self._total, self._done = task, total, start
+        self._every, self._last, self._first = seconds_between_lines, time.monotonic(), None
         self._bar = None
         if sys.stderr.isatty():
             columns = ("[progress.description]{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn())
@@ -65,14 +65,21 @@ class Progress:
     def advance(self, amount: int, note: str = "") -> None:
         """`amount` more of the total is done; `note` says how it goes."""
         self._done += amount
+        now = time.monotonic()
+        self._first = self._first or (now, self._done)
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=note)
             return
-        now = time.monotonic()
         if now - self._last >= self._every or self._done >= self._total:
-            left = (now - self._began) / max(1, self._done - self._start) * (self._total - self._done)
-            LOG.info("%s %d/%d, %s left %s", self._name, self._done, self._total, duration(left), note)
+            LOG.info("%s %d/%d%s %s", self._name, self._done, self._total, self._left(now), note)
             self._last = now
+
+    def _left(self, now: float) -> str:
+        """", 20 s left"; the first call compiles or warms up, so it says nothing of the others."""
+        since, done = self._first
+        if self._done == done and self._done < self._total:
+            return ""
+        return f", {duration((now - since) / max(1, self._done - done) * (self._total - self._done))} left"
 
 
 def duration(seconds: float) -> str:

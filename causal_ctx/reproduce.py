@@ -35,8 +35,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     missing = {name: run for name, run in runs.items() if not sweep.complete(workdir / name)}
     LOG.info("%d runs, of which %d are missing.", len(runs), len(missing))
     for label, cells in published_cells(runs.values()).items():
-        LOG.info("Published, %s: %s.", label, ", ".join(f"{measure} {formats.show(cell)}" for measure, cell in cells.items()))
+        told = {tables.MEASURES[measure].partition(":")[0].lower(): formats.show(cell) for measure, cell in cells.items()}
+        LOG.info("Published under protocol paper, %s: %s.", label, ", ".join(f"{heading} {cell}" for heading, cell in told.items()))
     if missing:
+        LOG.info("Timing a training step here, to tell what they will cost.")
         LOG.info("Training them will take about %s here, scoring not counted.", duration(cost_seconds(missing)))
     sweep.run(config, workdir)
 

@@ -157,7 +157,7 @@ def train_together(
             for member in members:
                 member.ensemble = kind
             states = jax.device_put(states, ensemble.state_sharding(kind, mesh))
-        progress = stack.enter_context(Progress("training", plan.total_steps, start=step))
+        progress = stack.enter_context(Progress("training step", plan.total_steps, start=step))
         began = time.monotonic()
         for batch in feed.batches(range(step, plan.total_steps, plan.steps_per_call), kind):
             active = np.array([member.step == step and not member.ended for member in members])

@@ -10,8 +10,7 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 run() { .venv/bin/python -m causal_ctx.main "$@"; }
 
 if [ $# -gt 0 ]; then
-  run "$@"
-  exit
+  exec .venv/bin/python -m causal_ctx.main "$@" # signals reach it
 fi
 for method in cm_end_to_end base_pooled; do
   echo "Training $method on quad_dependent ..." >&2

@@ -83,7 +83,7 @@ def composition_grid(run, num: int = 4, seed: int = 0) -> Picture:
     return Picture(
         "compositions", "Compositions", image,
         "Diagonal: generated under a single intervention. Below it: generated under both interventions of row and column, with the "
-        "same noise in every cell. Orange frames: pairs held out of training. Blue frames, mirrored above the diagonal: real images of the same pair.",
+        "same noise in every cell; no pair was trained on. Orange frames: pairs of which there are real images, in blue frames mirrored above the diagonal.",
         f"Grid of {len(concepts)} by {len(concepts)} cells for the concepts {', '.join(concepts)}: generated images below, real held-out images above the diagonal.",
     )
 

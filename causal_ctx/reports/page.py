@@ -34,7 +34,7 @@ MEASURES = {
     "Floor": "what a perfect model would reach: real against real images of disjoint halves; for reconstruction the entropy of the soft pixel values.",
     "Untrained": "the same model with its initial weights.",
     "Protocol strict": "every generated image from its own noise, all held-out images, weights of the best epoch.",
-    "Protocol paper": "as published: 50 directions, about 1,280 images, 64 noise vectors repeated, reconstruction of the last epoch.",
+    "Protocol paper": "as published: 50 directions, about 1,280 images, 64 noise vectors repeated, reconstruction of known contexts at the last epoch.",
     "Published": f"{CITATION}; mean ± standard error over seeds, measured under protocol paper, at the published training budget and image size.",
 }
 
