@@ -299,8 +299,9 @@ def votes_of(represent, settings=TINY, grid=GRID):
     (lambda f: real(np.concatenate([f, f], axis=1)), 6),
     (lambda f: np.concatenate([np.full((len(f), 1), 0.1), real(f)], axis=1), 3),  # a constant never wins
     (lambda f: np.concatenate([real(f), noise(len(f))], axis=1), 8),
+    (lambda f: (f + 0.05 * noise(len(f), 3)) * np.array([[1, 300, 1]]), 3),  # a fixed factor varies more there than the others do
     (lambda f: f.reshape(-1, 1, 3, 1), 3),
-], ids=["real", "ids", "permuted", "relabelled", "duplicated", "constant", "noise", "axes"])
+], ids=["real", "ids", "permuted", "relabelled", "duplicated", "constant", "noise", "scaled", "axes"])
 def test_factor_vae_of_separate_factors_is_one(represent, active):
     assert votes_of(represent) == (1, 1, active)
 
@@ -332,8 +333,9 @@ def test_the_sampler_fixes_one_factor_per_row():
 def test_the_spread_of_ids_is_the_variance_of_their_one_hot_codes(monkeypatch):
     ids = np.random.default_rng(0).integers(-3, 4, (5, 11, 6))
     one_hot = (ids[..., None] == np.arange(-3, 4)).astype(float)
-    np.testing.assert_allclose(disentanglement._spreads(ids), one_hot.var(axis=1).sum(-1), atol=1e-12)
-    monkeypatch.setattr(disentanglement, "_NUMBERS", 2 * 6 * 11)  # two rows at a time
+    with monkeypatch.context() as patch:
+        patch.setattr(disentanglement, "_NUMBERS", 2 * 6 * 11)  # two rows at a time, the last one alone
+        np.testing.assert_allclose(disentanglement._spreads(ids), one_hot.var(axis=1).sum(-1), atol=1e-12)
     np.testing.assert_allclose(disentanglement._spreads(ids), one_hot.var(axis=1).sum(-1), atol=1e-12)
     np.testing.assert_allclose(disentanglement._spreads(ids / 2), (ids / 2).var(axis=1, ddof=1), atol=1e-12)
 

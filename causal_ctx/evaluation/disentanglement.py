@@ -319,9 +319,9 @@ def _numbered(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return numbers(train), numbers(test), starts[:-1], int(starts[-1])
 
 
-def _parts(number: int, each: int, most: int = _NUMBERS) -> Iterator[slice]:
-    """Slices of 0 .. number - 1 of as many as hold `most` numbers, of which one needs `each`."""
-    step = max(1, most // each)
+def _parts(number: int, each: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of 0 .. number - 1 of as many as hold `most` numbers (None: _NUMBERS), of which one needs `each`."""
+    step = max(1, (most or _NUMBERS) // each)
     return (slice(start, min(start + step, number)) for start in range(0, number, step))
 
 

@@ -1,0 +1,45 @@
+"""The MCQ-VAE objective (spec sections 1.2 and 1.4), per example, and what is logged with it.
+
+Letters: B batch, H, W, C image, h, w grid of nodes, K codebooks of N codes.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from causal_ctx.models import quantiser
+from causal_ctx.models.mcq_vae import Reconstruction
+
+
+def reconstruction_mse(reconstructions: jax.Array, images: jax.Array) -> jax.Array:
+    """Squared error, averaged over pixels and channels: two arrays [B, H, W, C] of images in [0, 1] -> [B]."""
+    return ((reconstructions - images) ** 2).mean(axis=(1, 2, 3))
+
+
+def loss(output: Reconstruction, images: jax.Array, beta: float | jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """MSE plus the losses of all codebooks, averaged over examples, with its terms: (scalar, {"loss", "reconstruction_mse", "vq_loss"}).
+
+    images [B, H, W, C] in [0, 1]; beta weights the commitment of the encoder to its codes.
+    """
+    mse = reconstruction_mse(output.images, images).mean()
+    vq = quantiser.losses(output.z, output.q, output.indices.shape[1], beta).sum(-1).mean()
+    return mse + vq, {"loss": mse + vq, "reconstruction_mse": mse, "vq_loss": vq}
+
+
+def psnr_db(mse: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in decibels of images in [0, 1] with mean squared error `mse`."""
+    return -10 * jnp.log10(mse)
+
+
+def code_metrics(indices: jax.Array, num_codes: int) -> dict[str, jax.Array]:
+    """Scalars about the codes that indices [B, K, h, w] use.
+
+    perplexity_codes: of a codebook, mean over codebooks; 1 is collapse, N an even use. dead_codes: that no node of these images takes, summed over codebooks.
+    code_bits_per_image: what the nodes would cost if each were coded by itself with its codebook's frequencies.
+    """
+    used = quantiser.usage(quantiser.code_shares(indices, num_codes))
+    nodes = indices.shape[2] * indices.shape[3]
+    return {
+        "perplexity_codes": used.perplexity_codes.mean(),
+        "dead_codes": used.dead_codes.sum(),
+        "code_bits_per_image": nodes * used.entropy_bits.sum(),
+    }
