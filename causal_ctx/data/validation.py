@@ -9,7 +9,7 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -124,18 +124,26 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def _counts(dataset: ContextData, micro_batch: int) -> Iterator[Problem]:
     """Whether there are images enough."""
-    for context, images in dataset.train.items():
-        if len(images) < micro_batch:
-            yield Problem("warning", context, f"Context {context!r} trains on {len(images)} images, fewer than a micro-batch of {micro_batch}, "
-                          "so every one repeats some; give more or lower train.micro_batch.")
+    for contexts, who in _named(context for context, images in dataset.train.items() if len(images) < micro_batch):
+        number = min(len(dataset.train[context]) for context in contexts)
+        yield Problem("warning", contexts[0], f"{who} trains on {number} images, fewer than a micro-batch of {micro_batch}, "
+                      "so every one repeats some; give more or lower train.micro_batch.")
     for context, images in dataset.held_out.items():
         if len(images) < LEAST_HELD_OUT:
             remedy = f"the data floor compares two halves, so give at least {LEAST_HELD_OUT}"
             yield Problem("error", context, f"Context {context!r} has {len(images)} held-out images; {remedy}.")
-        elif len(images) < FEW_HELD_OUT:
-            yield Problem("warning", context, f"Context {context!r} has {len(images)} held-out images; measures on fewer than {FEW_HELD_OUT} are mostly noise.")
+    for contexts, who in _named(context for context, images in dataset.held_out.items() if LEAST_HELD_OUT <= len(images) < FEW_HELD_OUT):
+        number = min(len(dataset.held_out[context]) for context in contexts)
+        yield Problem("warning", contexts[0], f"{who} has {number} held-out images; measures on fewer than {FEW_HELD_OUT} are mostly noise.")
     if len(dataset.concepts) == 1:
         yield Problem("warning", "", f"The data set has one concept, {dataset.concepts[0]!r}; it trains, but there is nothing to compose.")
+
+
+def _named(contexts: Iterable[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """One item (contexts, "Context 'a', as 2 others,") where there are any: one sentence for all."""
+    if contexts := tuple(contexts):
+        others = len(contexts) - 1
+        yield contexts, f"Context {contexts[0]!r}" + (f", as {others} other{'s' * (others > 1)}," if others else "")
 
 
 def _values(samples: list[_Sample]) -> Iterator[Problem]:

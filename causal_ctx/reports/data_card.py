@@ -32,7 +32,7 @@ def text(card: dict) -> str:
 
 
 def html(card: dict) -> str:
-    """Problems as a list, then the table in a box that scrolls."""
+    """The table in a box that scrolls, then the problems as a list."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("context", *COLUMNS))
     body = "".join(
         f'<tr><th scope="row">{escape(context)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in _cells(numbers))}</tr>'
@@ -41,7 +41,7 @@ def html(card: dict) -> str:
     problems = "".join(f"<li><strong>{escape(problem['level'])}</strong>: {escape(problem['sentence'])}</li>" for problem in card["problems"])
     table = (f'<div class="scroll"><table class="facts"><caption>{escape(_title(card))}</caption><thead><tr>{head}</tr></thead>'
              f'<tbody>{body}</tbody></table></div><p class="note">{escape(NOTE)}</p>')
-    return (f"<ul>{problems}</ul>" if problems else "<p>Validation found nothing wrong with these data.</p>") + table
+    return table + (f"<ul>{problems}</ul>" if problems else "<p>Validation found nothing wrong with these data.</p>")
 
 
 def picture(dataset, num: int = 8) -> Picture:
