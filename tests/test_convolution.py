@@ -1,6 +1,7 @@
 """The fast convolutions are the same functions as XLA's, in value and in gradient."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,7 +10,6 @@ from causal_ctx.models import convolution as conv
 FORMS = {
     "strided": (conv.strided_conv, conv.strided_conv_as_matmul, conv._strided_conv_native),
     "transposed": (conv.transposed_conv, conv.transposed_conv_as_matmul, conv._transposed_conv_native),
-    "same": (conv.same_conv, conv.same_conv_as_matmul, conv._same_conv_native),
 }
 
 
@@ -17,8 +17,7 @@ FORMS = {
 def test_matrix_product_equals_native(key, name):
     chosen, fast, native = FORMS[name]
     x = jax.random.normal(key, (3, 6, 8, 5))
-    side = 3 if name == "same" else 4
-    kernel = jax.random.normal(jax.random.fold_in(key, 1), (side, side, 5, 7))
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (4, 4, 5, 7))
     probe = jax.random.normal(jax.random.fold_in(key, 2), native(x, kernel).shape)
     value_and_gradients = lambda f: jax.value_and_grad(lambda x, k: (f(x, k) * probe).sum(), argnums=(0, 1))(x, kernel)
     for form in (chosen, fast):
@@ -34,3 +33,19 @@ def test_transposed_convolution_is_the_adjoint_of_the_strided_one(key):
     left = (conv.strided_conv(x, kernel) * y).sum()
     right = (x * conv.transposed_conv(y, kernel.swapaxes(2, 3))).sum()
     np.testing.assert_allclose(left, right, rtol=1e-4)
+
+
+def test_same_convolution_is_the_sum_of_nine_shifted_products(key):
+    """With PyTorch's orientation: output (i, j) hears input (i + a - 1, j + b - 1) through kernel[a, b]; the gradients are those of that sum."""
+    x, kernel = jax.random.normal(key, (2, 4, 5, 3)), jax.random.normal(key, (3, 3, 3, 2))
+
+    def written_out(x, kernel):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return sum(padded[:, a : a + 4, b : b + 5] @ kernel[a, b] for a in range(3) for b in range(3))
+
+    def value_and_gradients(convolve):
+        return jax.jit(jax.value_and_grad(lambda *args: (convolve(*args) ** 2).sum(), argnums=(0, 1)))(x, kernel)
+
+    for ours, theirs in zip(jax.tree.leaves(value_and_gradients(conv.same_conv)), jax.tree.leaves(value_and_gradients(written_out))):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(conv.same_conv)(x, kernel), jax.jit(written_out)(x, kernel), atol=1e-4)
