@@ -131,21 +131,21 @@ def test_dropout_zeroes_and_rescales_and_only_in_training(key):
 
 def test_draws_have_their_probabilities_and_the_gradient_of_the_relaxed_draw(key):
     present = jnp.array([0.02, 0.3, 0.5, 0.9])
-    draws = jax.vmap(lambda key: gd.draw(present, 1 - present, key))(jax.random.split(key, 20_000))
+    draws = jit(lambda present: gd.draw(present, 1 - present, key))(jnp.tile(present, (20_000, 1)))
     assert set(np.unique(draws)) == {0, 1}
     np.testing.assert_allclose(draws.mean(0), present, atol=0.012)
     np.testing.assert_array_equal(gd.draw(present, 1 - present, None), [0, 0, 0, 1])
 
     logits = jnp.array([-3.0, 0.4, 2.0])
     noise = jax.random.logistic(key, (3,))
-    gradient = jax.grad(lambda x: gd.draw(jax.nn.sigmoid(x), jax.nn.sigmoid(-x), key).sum())(logits)
+    gradient = jit(jax.grad(lambda x: gd.draw(jax.nn.sigmoid(x), jax.nn.sigmoid(-x), key).sum()))(logits)
     relaxed = sigmoid(np.asarray(logits + noise))
     np.testing.assert_allclose(gradient, relaxed * (1 - relaxed), rtol=1e-4)
 
 
 def test_certain_probabilities_have_finite_gradients(key):
     certain = lambda x: gd.draw(jax.nn.sigmoid(x), jax.nn.sigmoid(-x), key).sum()
-    assert jnp.isfinite(jax.grad(certain)(jnp.array([-200.0, -30, 30, 200]))).all()
+    assert jnp.isfinite(jit(jax.grad(certain))(jnp.array([-200.0, -30, 30, 200]))).all()
 
 
 def test_chance_is_keyed_per_example(key):
@@ -222,8 +222,7 @@ def test_one_call_over_all_actions_is_a_loop_over_actions(key):
 
 def test_how_much_is_computed_at_once_changes_nothing_and_own_draws_do(key):
     run = lambda **fields: retrieve(weights(), ct.Settings(**fields), codes(), codes(1), key, "train")
-    for at_once in (1, 3):
-        np.testing.assert_allclose(run(actions_at_once=at_once, rows_at_once=at_once), run(), atol=1e-5)
+    np.testing.assert_allclose(run(actions_at_once=3, rows_at_once=2), run(), atol=1e-5)
     assert not np.allclose(run(shared_draws=False), run(), atol=1e-4)
 
 
@@ -238,7 +237,8 @@ LOSSES = {
 @pytest.mark.parametrize("mode, networks", [("base", [0]), ("action", [0, 1, 3]), ("retrieve", [0, 1, 2, 3, 4])])
 def test_gradients_flow_to_what_a_mode_uses(key, mode, networks):
     """Through straight-through draws to the discovery networks; no network of an action is asked for in base mode (quirk Q20)."""
-    gradient = jit(jax.grad(LOSSES[mode]), static_argnums=1)(weights(), ct.Settings(), key)
+    often_touched = weights()._replace(mask_bias=jnp.full(N, 2.0), mask_action=weights().mask_action / 9, mask_position=weights().mask_position / 9)
+    gradient = jit(jax.grad(LOSSES[mode]), static_argnums=1)(often_touched, ct.Settings(), key)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     used = lambda leaf, head_axis: np.flatnonzero(np.moveaxis(np.asarray(leaf), head_axis, 0).reshape(A + 1, -1).any(axis=1))
     np.testing.assert_array_equal(used(gradient.discovery.rows, 0), networks)
@@ -289,7 +289,7 @@ def test_hidden_units_of_all_pairs_are_never_stored():
 
 
 def test_a_whole_step_never_holds_the_hidden_units_of_all_pairs():
-    batch, nodes, hidden, width = 2, 96, 256, 64
+    batch, nodes, hidden, width = 2, 192, 256, 64
     w = shapes(widths=(hidden, width))
     loss = lambda w: ct.action(w, ct.Settings(), jnp.zeros((batch, nodes), int), jnp.arange(batch), jax.random.key(0)).log_probs.sum()
     assert peak(loss, w) < 4 * batch * nodes**2 * hidden / 2
