@@ -33,7 +33,7 @@ class Settings(NamedTuple):
       reference: the action's node reaches nobody, so neither it nor "endo" noise has any effect; quirks Q2, Q3).
     noise: "off", "exo" (added to the features that the graph attention sees, not to those of the discovery; quirk Q27) or "endo" (one more node).
     dropout: share of the node features, codes included, that training sets to zero (quirk Q12).
-    rows_at_once, actions_at_once: rows of the graph, and actions in `retrieve`, computed together (0: all actions); memory grows with them, values do not change.
+    rows_at_once, actions_at_once: rows of the graph, and actions in `retrieve`, computed together (0: all actions); memory grows with them, and values stay.
     shared_draws: in `retrieve`, the actions of an example share the draws of mask and graph; otherwise each has its own, as in the reference. Features and
       their dropout are always shared. Every single action has the same distribution either way.
     """
