@@ -105,11 +105,16 @@ def read_published(path: str, names: tuple[str, ...], count: int) -> dict[str, n
 
 def _raw_in(folder: Path, pattern: str) -> list[Path]:
     """One file per half, training half first; of several copies the first by name. TFDS writes its own names around the original one."""
-    named = sorted(file for file in folder.glob(f"{pattern}images?idx3-ubyte*") if file.is_file() and file.suffix not in (".INFO", ".part"))
+    named = sorted(file for file in folder.glob(f"{pattern}images?idx3-ubyte*") if file.is_file() and _is_whole(file.relative_to(folder)))
     halves: dict[str, Path] = {}
     for file in named:
         halves.setdefault("train" if "train-images" in file.name else "t10k" if "t10k-images" in file.name else file.name, file)
     return [halves[name] for name in sorted(halves, key=lambda name: (name != "train", name))]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a name is that of data, not of a note beside them nor of what an interrupted download (.part and its .part.tag; TFDS: .tmp., incomplete) left."""
+    return file.suffix != ".INFO" and ".part" not in file.suffixes and not any(".tmp." in part or "incomplete" in part for part in file.parts)
 
 
 def _download(folder: Path) -> Path:
