@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causal_ctx.data import cache, download, images, unpack
+from causal_ctx.data import archive, arrays, cache, download, images, unpack
 
 CONTENT = np.random.default_rng(0).bytes(300_000)  # does not compress
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -92,6 +92,78 @@ def test_a_header_that_claims_a_huge_image_is_not_believed(tmp_path):
     for read in (images.decode, images.survey):
         with pytest.raises(ValueError, match="huge.png claims too many pixels to be decoded safely"):
             read(tmp_path / "huge.png")
+
+
+# Array files
+
+
+def npz(path, given, **others):
+    with open(path, "wb") as file:
+        np.savez_compressed(file, images=given, **others)
+    return path
+
+
+def npy(path, given):
+    with open(path, "wb") as file:
+        np.save(file, given)
+    return path
+
+
+def spoilt(path, old: bytes, new: bytes):
+    """The same file with `old` at its first place overwritten."""
+    content = path.read_bytes()
+    assert old in content and len(new) == len(old)
+    path.write_bytes(content.replace(old, new, 1))
+    return path
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+ARRAY_FAULTS = {
+    "damaged npz": lambda p: flipped(npz(p, PIXELS), 70),
+    "truncated npz": lambda p: truncated(npz(p, PIXELS), 0.8),
+    "other key": lambda p: make_zip(p, {"pixels.npy": "x"}),
+    "member that is no array": lambda p: make_zip(p, {"images.npy": "<html>"}),
+    "member cut short": lambda p: make_zip(p, {"images.npy": npy(p, PIXELS).read_bytes()[:-1]}),
+    "damaged header of an npy": lambda p: spoilt(npy(p, PIXELS), b"'shape': (4, 8", b"'shape': (4, ("),
+    "header of an npy that claims more": lambda p: spoilt(npy(p, PIXELS), b"(4, 8, 8, 3)", b"(9, 9, 9, 9)"),
+    "truncated npy": lambda p: truncated(npy(p, PIXELS), 0.8),
+    "objects": lambda p: npy(p, np.array([{}], object)),
+    "strings": lambda p: npz(p, np.array(["a"])),
+    "times": lambda p: npy(p, np.zeros(3, "M8[s]")),
+    "text": lambda p: p.write_text("<html>") and p,
+    "empty": lambda p: p.touch() or p,
+}
+
+
+@pytest.mark.parametrize("fault", ARRAY_FAULTS)
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_array_files_that_hold_no_numbers_are_one_sentence(tmp_path, fault, suffix):
+    path = ARRAY_FAULTS[fault](tmp_path / f"x{suffix}")
+    with pytest.raises(ValueError, match=r"x.np. holds no readable array 'images' \(.+\); get it again, or write it with numpy.savez") as caught:
+        arrays.read(path, "images")
+    assert "\n" not in str(caught.value)
+
+
+def test_array_files_are_told_by_their_content(tmp_path):
+    for name in ("x.npz", "x.npy"):
+        for write in (npz, npy):
+            assert np.array_equal(arrays.read(write(tmp_path / name, PIXELS), "images"), PIXELS)
+    with pytest.raises(OSError, match=r"none.npy cannot be read \(No such file or directory\); allow reading it"):
+        arrays.read(tmp_path / "none.npy", "images")
+
+
+def test_an_array_that_unpacks_to_more_than_allowed_is_not_unpacked(tmp_path, monkeypatch):
+    bomb = npz(tmp_path / "zeros.npz", np.zeros((1000, 32, 32, 3), np.uint8))
+    assert bomb.stat().st_size < 20_000 and len(arrays.read(bomb, "images", 3_100_000)) == 1000
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(ValueError, match="zeros.npz holds no readable array 'images' .it unpacks to 3,072,128 bytes, more than 3,000,000"):
+        arrays.read(bomb, "images", 3_000_000)
+
+
+@pytest.mark.parametrize("given", [np.uint8(3), PIXELS[0], PIXELS[:0], np.zeros((4, 8, 8), np.uint8)])
+def test_quad_files_without_a_stack_of_images_are_one_sentence(tmp_path, given):
+    with pytest.raises(ValueError, match=r"dataset.npz holds images of shape \(.*\), not \[n, 8, 8, 3\]"):
+        archive._read(npz(tmp_path / "dataset.npz", given), 4, 8)
 
 
 # Archives
