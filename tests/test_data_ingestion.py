@@ -11,6 +11,7 @@ import os
 import struct
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 import zlib
 
@@ -192,6 +193,13 @@ def special(name: str, kind: bytes, target: str = ""):
     return member, b""
 
 
+def filled(kind: bytes):
+    """A member whose content tarfile itself would read."""
+    member = tarfile.TarInfo("filled")
+    member.type, member.size = kind, 5_000_000
+    return member, b"5000000 comment=".ljust(4_999_999, b"x") + b"\n"
+
+
 def zip_special(path, mode: int):
     member = zipfile.ZipInfo("a/evil")
     member.external_attr, member.create_system = mode << 16, 3
@@ -273,6 +281,10 @@ ARCHIVE_FAULTS = {
     "zip bomb that lies": (lying_zip, "is damaged, truncated|holds more than the allowed"),
     "tar bomb": (zeros_tar, "holds more than the allowed 1,000,000 bytes"),
     "tar bomb of empty files": (gzip_bomb_of_empty_files, "holds more than the allowed 1,000,000 bytes"),
+    "tar of huge notes": (lambda p: make_tar(p, [filled(tarfile.XHDTYPE), ("a", b"1")]), "the names of a member claim 5,000,000 bytes"),
+    "tar of huge common notes": (lambda p: make_tar(p, [filled(tarfile.XGLTYPE), ("a", b"1")]), "the names of a member claim 5,000,000 bytes"),
+    "tar of a huge name": (lambda p: make_tar(p, [("a", b"1"), filled(tarfile.GNUTYPE_LONGNAME), ("b", b"1")]), "the names of a member claim"),
+    "tar of a sparse file": (lambda p: make_tar(p, [special("holes", tarfile.GNUTYPE_SPARSE)]), "'holes' is a sparse file"),
     "same name twice": (lambda p: make_tar(p, [("a", b"1"), ("./a", b"2")]), "holds './a' twice"),
 }
 
@@ -288,6 +300,29 @@ def test_bad_archives_are_refused_and_leave_nothing(tmp_path, fault):
         unpack.unpack(path, inner / "into", 1_000_000)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     assert os.listdir(inner) == ["archive"] and os.listdir(tmp_path) == ["inner"] and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("fault", ["tar of huge notes", "tar of huge common notes", "tar of a huge name"])
+def test_names_are_bounded_before_they_are_read(tmp_path, fault):
+    path = ARCHIVE_FAULTS[fault][0](tmp_path / "archive")
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        unpack.unpack(path, tmp_path / "into", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_members_are_not_gathered_in_memory(tmp_path):
+    noted = [tarfile.TarInfo(f"{row}") for row in range(20)]
+    for member in noted:
+        member.pax_headers = {"comment": "x" * 500_000}
+    path = make_tar(tmp_path / "archive", [(member, b"") for member in noted])
+    tracemalloc.start()
+    unpack.unpack(path, tmp_path / "into", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6_000_000 and len(os.listdir(tmp_path / "into")) == 20
 
 
 @pytest.mark.parametrize("bomb", ["zip bomb", "tar bomb"])

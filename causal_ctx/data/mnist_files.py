@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from causal_ctx.data import cache
+from causal_ctx.data import cache, download, unpack
 from causal_ctx.progress import Progress
 
 SIDE = 28  # pixels
@@ -35,8 +35,9 @@ _MAGIC = 2051  # IDX: unsigned bytes, three axes
 _PIXELS = SIDE * SIDE
 _LINE_LIMIT = 64 * 1024  # bytes; longer lines are no images
 _ROWS = 1000  # parsed at a time
-_MANY = 10_000_000  # digits; a header that promises more is damaged
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
+_MANY = 1_000_000  # digits; a header that promises more is damaged
+_LIMIT_BYTES = 8 << 30  # of the unpacked archive, which has 1.4 GB: foreign members are unpacked to be passed over
+_DAMAGE = (EOFError, OverflowError, RecursionError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
 
 
 def raw_files(path: str, cache_dir: str = "") -> list[Path]:
@@ -128,8 +129,6 @@ def _download(folder: Path) -> Path:
 
 
 def _fetch(name: str, folder: Path) -> Path:
-    from causal_ctx.data import download
-
     return download.fetch([f"{mirror}/{name}" for mirror in MIRRORS], folder, md5=MD5[name])
 
 
@@ -179,8 +178,11 @@ def _published_streams(path: str, names: tuple[str, ...]) -> Iterator[tuple[str,
                     yield name, str(file), stream
         return
     wanted = {f"normalized_mnist_{name}.csv": name for name in names}
-    with tarfile.open(tar, "r|*") as members:
+    with tarfile.open(tar, "r|*", tarinfo=unpack.Member) as members:
         for member in members:
+            members.members.clear()  # else the names of all are kept
+            if member.offset_data + member.size > _LIMIT_BYTES:
+                raise OverflowError(f"{member.name!r} ends beyond {_LIMIT_BYTES:,} bytes")
             name = wanted.pop(PurePosixPath(member.name).name, None) if member.isfile() else None
             if name:
                 yield name, f"{member.name} in {tar}", io.BufferedReader(members.extractfile(member), 1 << 20)
