@@ -11,6 +11,7 @@ import os
 import struct
 import tarfile
 import threading
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -140,7 +141,8 @@ ARRAY_FAULTS = {
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
 def test_array_files_that_hold_no_numbers_are_one_sentence(tmp_path, fault, suffix):
     path = ARRAY_FAULTS[fault](tmp_path / f"x{suffix}")
-    with pytest.raises(ValueError, match=r"x.np. holds no readable array 'images' \(.+\); get it again, or write it with numpy.savez") as caught:
+    call = {".npz": "numpy.savez.file, images=array.", ".npy": "numpy.save.file, array."}[suffix]
+    with pytest.raises(ValueError, match=rf"x{suffix} holds no readable array 'images' \(.+\); get it again, or write it with {call} from numbers") as caught:
         arrays.read(path, "images")
     assert "\n" not in str(caught.value)
 
@@ -353,6 +355,15 @@ def test_a_disk_that_fills_while_unpacking_leaves_nothing_and_the_restart_works(
     monkeypatch.setattr(unpack, "unpack", None)
     with pytest.raises(TypeError):  # a file that changed is unpacked again
         unpack.unpacked(path, str(tmp_path / "cache"))
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
+    path = make_zip(tmp_path / "x.zip", {"a": "1"})
+    for name, days in {".in[t]o-old": 2, ".in[t]o-new": 0, ".other-old": 2, ".into-old": 2}.items():
+        (tmp_path / name / "below").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
+    unpack.unpack(path, tmp_path / "in[t]o", 1_000_000)
+    assert sorted(os.listdir(tmp_path)) == [".in[t]o-new", ".into-old", ".other-old", "in[t]o", "x.zip"]
 
 
 def test_another_process_unpacks_first(tmp_path, monkeypatch):

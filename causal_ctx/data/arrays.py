@@ -32,5 +32,5 @@ def read(file: Path, key: str, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
         if getattr(error, "errno", None) is not None:
             raise OSError(f"{file} cannot be read ({error.strerror}); allow reading it or remove it.") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        remedy = f"get it again, or write it with numpy.savez(file, {key}=array) from numbers"
-        raise ValueError(f"{file} holds no readable array {key!r} ({reason}); {remedy}.") from error
+        call = f"numpy.savez(file, {key}=array)" if file.suffix.lower() == ".npz" else "numpy.save(file, array)"
+        raise ValueError(f"{file} holds no readable array {key!r} ({reason}); get it again, or write it with {call} from numbers.") from error

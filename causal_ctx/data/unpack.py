@@ -54,6 +54,7 @@ def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     private = None
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
+        cache.remove_stale(into)
         private = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
         _write(archive, _zip_members(archive) if is_zip else _tar_members(archive, limit_bytes), private, limit_bytes)
         private.chmod(0o755)
