@@ -1,5 +1,6 @@
 """Files that others made: images, archives and downloads that are damaged, too large or hostile, each with its sentence and nothing lost."""
 
+import concurrent.futures
 import errno
 import functools
 import gzip
@@ -440,6 +441,28 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert path == tmp_path / "new" / "data set.bin" and path.read_bytes() == CONTENT and os.listdir(path.parent) == [path.name]
     fetch([f"{server}/good/data%20set.bin"], tmp_path / "new")
     assert len(Server.log) == 1
+
+
+def test_of_several_that_ask_at_once_one_fetches(server, tmp_path, monkeypatch):
+    transfer = download._transfer
+
+    def slow(*arguments):
+        time.sleep(0.2)  # so that the others ask meanwhile
+        return transfer(*arguments)
+
+    monkeypatch.setattr(download, "_transfer", slow)
+    (tmp_path / ".x.bin.lock").touch()  # of a process that was killed
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch([f"{server}/good/x.bin"], tmp_path), range(4)))
+    assert {path.read_bytes() for path in paths} == {CONTENT} and len(Server.log) == 1 and os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_a_disk_without_locks_is_fetched_to_all_the_same(server, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(download.fcntl, "flock", none)
+    assert fetch([f"{server}/good/x.bin"], tmp_path).read_bytes() == CONTENT
 
 
 def test_a_cut_connection_goes_on_where_it_was_cut(server, tmp_path):

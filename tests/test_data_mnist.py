@@ -273,7 +273,8 @@ def test_raw_files_are_found_where_they_usually_are(raw, tmp_path, monkeypatch):
 def test_an_interrupted_download_is_gone_on_with(raw, tmp_path, monkeypatch):
     own, downloads = tmp_path / "cache" / "mnist", tmp_path / "tfds" / "downloads"
     name = "train-images-idx3-ubyte.gz"
-    for leftover in (own / f"{name}.part", own / f"{name}.part.tag", downloads / f"mnist_{name}.tmp.0a1b" / name, downloads / f"GZIP.{name}.incomplete_0a1b"):
+    ours = [own / f"{name}.part", own / f"{name}.part.tag", own / f".{name}.lock"]
+    for leftover in (*ours, downloads / f"mnist_{name}.tmp.0a1b" / name, downloads / f"GZIP.{name}.incomplete_0a1b"):
         leftover.parent.mkdir(parents=True, exist_ok=True)
         leftover.write_bytes(b"half")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))

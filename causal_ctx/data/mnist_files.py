@@ -114,8 +114,9 @@ def _raw_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a name is that of data, not of a note beside them nor of what an interrupted download (.part and its .part.tag; TFDS: .tmp., incomplete) left."""
-    return file.suffix != ".INFO" and ".part" not in file.suffixes and not any(".tmp." in part or "incomplete" in part for part in file.parts)
+    """Whether a name is that of data, neither a note or lock beside them nor what an interrupted download left (.part, .part.tag; TFDS: .tmp., incomplete)."""
+    unfinished = any(part.startswith(".") or ".tmp." in part or "incomplete" in part for part in file.parts)
+    return file.suffix != ".INFO" and ".part" not in file.suffixes and not unfinished
 
 
 def _download(folder: Path) -> Path:
