@@ -313,6 +313,16 @@ def test_a_repaired_image_is_enough_to_go_on(own):
     assert len(load(own).train["light"]) == 6
 
 
+@pytest.mark.parametrize("name", ["light/0002.png", "light.npz"])
+def test_a_broken_link_is_one_sentence(own, name):
+    if name == "light.npz":
+        shutil.rmtree(own / "light")
+    (own / name).unlink(missing_ok=True)
+    (own / name).symlink_to(own / "nowhere")
+    with pytest.raises(OSError, match=rf"{name} cannot be read \(No such file or directory\); a broken link\? Repair or remove it"):
+        load(own)
+
+
 def test_paths_that_lead_nowhere(tmp_path):
     with pytest.raises(ValueError, match="data.path is empty; give the folder"):
         load("")

@@ -122,6 +122,15 @@ def test_missing_and_damaged_files_are_one_sentence(archive, decoded):
     assert not decoded
 
 
+def test_a_broken_link_is_one_sentence(archive):
+    folder, _, _ = archive
+    picture = folder / "3DIdent_Concepts" / "obj" / "images" / "07.png"
+    picture.unlink()
+    picture.symlink_to(folder / "nowhere")
+    with pytest.raises(OSError, match="07.png cannot be read .*; a broken link"):
+        data.load(config(name="3dident", path=str(folder)))
+
+
 def test_a_png_that_is_no_image(archive):
     pytest.importorskip("causal_ctx.data.images")
     folder, _, _ = archive

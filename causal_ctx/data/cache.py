@@ -45,6 +45,15 @@ def root(cache_dir: str = "") -> Path:
     return Path(cache_dir or os.environ.get("CAUSAL_CTX_CACHE") or "~/.cache/causal_ctx").expanduser()
 
 
+def stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of the last change (ns) of a file, by which later starts know it again. OSError (one sentence) where there is none."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise OSError(f"{file} cannot be read ({error.strerror}); a broken link? Repair or remove it.") from error
+    return status.st_size, status.st_mtime_ns
+
+
 def load(folder: Path, parts: Mapping[str, Part]) -> dict[str, np.ndarray]:
     """The arrays of `folder` as read-only memory maps; made first where the folder is absent, damaged or incomplete.
 

@@ -73,6 +73,12 @@ def load(config) -> contexts.ContextData:
     return contexts.ContextData(config.name, concepts, train, validation, {**validation, **own})
 
 
+def fingerprint(config) -> str:
+    """Checksum of paths, sizes and times of all files that `load` reads."""
+    root = _root(config)
+    return _mark(root, _sources(root))
+
+
 def _root(config) -> Path:
     if not config.path:
         raise ValueError("data.path is empty; give the folder that holds one folder of images per context as --config.data.path=DIR.")
@@ -152,8 +158,7 @@ def _mark(root: Path, sources: list[Source]) -> str:
     digest = hashlib.sha256(repr(str(root.resolve())).encode())
     for source in sources:
         for file in source.files:
-            status = file.stat()
-            digest.update(repr((source.split, str(file.relative_to(root)), status.st_size, status.st_mtime_ns)).encode())
+            digest.update(repr((source.split, str(file.relative_to(root)), *cache.stamp(file))).encode())
     return digest.hexdigest()[:16]
 
 

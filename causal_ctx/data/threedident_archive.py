@@ -103,7 +103,7 @@ def _contexts(root: Path, names: tuple[str, ...], path: str) -> tuple[dict[str, 
             missing.append(f"{_folder(context)}/images/*.png")
             continue
         latents = folder / "raw_latents.npy"
-        stamps += [(context, f.name, *_stamp(f)) for f in [*files, *([latents] if latents.is_file() else [])]]
+        stamps += [(context, f.name, *cache.stamp(f)) for f in [*files, *([latents] if latents.is_file() else [])]]
         found[context] = _Context(_folder(context), tuple(f.name for f in files), _read_latents(latents, len(files)))
     if missing:
         raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; set data.path to the folder that holds 3DIdent_Concepts, or to the zip file.")
@@ -112,11 +112,6 @@ def _contexts(root: Path, names: tuple[str, ...], path: str) -> tuple[dict[str, 
 
 def _is_picture(name: str) -> bool:
     return name.lower().endswith(".png") and not name.startswith(".")
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 def _read_latents(file: Path, count: int) -> np.ndarray | None:
