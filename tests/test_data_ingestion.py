@@ -142,8 +142,7 @@ ARRAY_FAULTS = {
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
 def test_array_files_that_hold_no_numbers_are_one_sentence(tmp_path, fault, suffix):
     path = ARRAY_FAULTS[fault](tmp_path / f"x{suffix}")
-    call = {".npz": "numpy.savez.file, images=array.", ".npy": "numpy.save.file, array."}[suffix]
-    with pytest.raises(ValueError, match=rf"x{suffix} holds no readable array 'images' \(.+\); get it again, or write it with {call} from numbers") as caught:
+    with pytest.raises(ValueError, match=rf"x{suffix} holds no readable array 'images' \(.+\); get it again, or write it as .npy with numpy.save") as caught:
         arrays.read(path, "images")
     assert "\n" not in str(caught.value)
 
@@ -160,7 +159,7 @@ def test_an_array_that_unpacks_to_more_than_allowed_is_not_unpacked(tmp_path, mo
     bomb = npz(tmp_path / "zeros.npz", np.zeros((1000, 32, 32, 3), np.uint8))
     assert bomb.stat().st_size < 20_000 and len(arrays.read(bomb, "images", 3_100_000)) == 1000
     monkeypatch.setattr(np, "load", None)
-    with pytest.raises(ValueError, match="zeros.npz holds no readable array 'images' .it unpacks to 3,072,128 bytes, more than 3,000,000"):
+    with pytest.raises(ValueError, match="zeros.npz holds no readable array 'images' .it unpacks to 3,072,128 bytes, more than the 3,000,000"):
         arrays.read(bomb, "images", 3_000_000)
 
 
@@ -201,6 +200,15 @@ def filled(kind: bytes):
     member = tarfile.TarInfo("filled")
     member.type, member.size = kind, 5_000_000
     return member, b"5000000 comment=".ljust(4_999_999, b"x") + b"\n"
+
+
+def newer_sparse_tar(path):
+    """Its map of holes, which tarfile itself would read, has a million entries."""
+    member = tarfile.TarInfo("holes")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "0"}
+    content = b"500000\n" + b"0\n" * 1_000_000
+    member.size = len(content)
+    return make_tar(path, [(member, content)])
 
 
 def zip_special(path, mode: int):
@@ -288,6 +296,7 @@ ARCHIVE_FAULTS = {
     "tar of huge common notes": (lambda p: make_tar(p, [filled(tarfile.XGLTYPE), ("a", b"1")]), "the names of a member claim 5,000,000 bytes"),
     "tar of a huge name": (lambda p: make_tar(p, [("a", b"1"), filled(tarfile.GNUTYPE_LONGNAME), ("b", b"1")]), "the names of a member claim"),
     "tar of a sparse file": (lambda p: make_tar(p, [special("holes", tarfile.GNUTYPE_SPARSE)]), "'holes' is a sparse file"),
+    "tar of a newer sparse file": (newer_sparse_tar, "'holes' is a sparse file"),
     "same name twice": (lambda p: make_tar(p, [("a", b"1"), ("./a", b"2")]), "holds './a' twice"),
 }
 

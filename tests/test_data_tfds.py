@@ -1,6 +1,7 @@
 """The TFDS builders: round trips in a process where TensorFlow cannot be imported."""
 
 import collections
+import dataclasses
 import os
 import re
 import subprocess
@@ -203,6 +204,8 @@ def test_what_changed_is_prepared_anew(tfds, tmp_path):
     assert quad().data_path == first.data_path and first.builder_config.name.startswith("small-")
     assert quad(train_per_context=3).info.splits["train"].num_examples == 21 and first.info.splits["train"].num_examples == 14
     assert len({quad(**fields).data_path for fields in ({}, {"seed": 1}, {"validation_fraction": 0.5}, {"dataset": "quad_independent"})}) == 4
+    changed = prepared("quad", dataclasses.replace(first.builder_config, train_per_context=4))
+    assert changed.info.splits["train"].num_examples == 28
     for name in ("obs", "z"):
         (tmp_path / "own" / name).mkdir(parents=True)
         for row in range(4):

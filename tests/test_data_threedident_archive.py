@@ -189,5 +189,5 @@ def test_latents_that_unpack_to_more_than_they_can_be_are_not_unpacked(archive):
     folder, _, _ = archive
     with open(folder / "3DIdent_Concepts" / "bg" / "raw_latents.npy", "wb") as file:
         np.savez_compressed(file, raw_latents=np.zeros((2000, 10)))
-    with pytest.raises(ValueError, match="raw_latents.npy holds no readable array 'raw_latents' .it unpacks to 160,128 bytes, more than 5,696"):
+    with pytest.raises(ValueError, match="raw_latents.npy holds no readable array 'raw_latents' .it unpacks to 160,128 bytes, more than the 5,696"):
         data.load(config(name="3dident", path=str(folder)))

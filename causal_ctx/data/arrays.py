@@ -20,7 +20,7 @@ def read(file: Path, key: str, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
             with zipfile.ZipFile(file) as members:
                 size = members.getinfo(f"{key}.npy").file_size
             if size > limit_bytes:
-                raise ValueError(f"it unpacks to {size:,} bytes, more than {limit_bytes:,}, which only a plain .npy may have")
+                raise ValueError(f"it unpacks to {size:,} bytes, more than the {limit_bytes:,} that are read into memory")
             with np.load(file, allow_pickle=False) as arrays:
                 given = arrays[key]
         else:
@@ -32,5 +32,4 @@ def read(file: Path, key: str, limit_bytes: int = LIMIT_BYTES) -> np.ndarray:
         if getattr(error, "errno", None) is not None:
             raise OSError(f"{file} cannot be read ({error.strerror}); allow reading it or remove it.") from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        call = f"numpy.savez(file, {key}=array)" if file.suffix.lower() == ".npz" else "numpy.save(file, array)"
-        raise ValueError(f"{file} holds no readable array {key!r} ({reason}); get it again, or write it with {call} from numbers.") from error
+        raise ValueError(f"{file} holds no readable array {key!r} ({reason}); get it again, or write it as .npy with numpy.save from numbers.") from error

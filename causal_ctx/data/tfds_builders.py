@@ -95,7 +95,7 @@ class ContextsConfig(tfds.core.BuilderConfig):
     concepts: tuple[str, ...] | None = None
     compositions: tuple[str, ...] | None = None
     latents: tuple[str, ...] | None = None
-    mark: str = ""
+    mark: str = dataclasses.field(default="", init=False)  # so that a changed copy gets its own
 
     def named(self, kind: str) -> tuple[str, ...]:
         """`concepts`, `compositions` or `latents`. Raises ValueError for a data set that has no fixed ones."""
@@ -119,7 +119,9 @@ class ContextsConfig(tfds.core.BuilderConfig):
         path = Path(self.path).expanduser().resolve() if self.path else None
         files = folder.fingerprint(self.fields()) if path and self.dataset == "folder" else cache.stamp(path) if path and path.is_file() else None
         mark = hashlib.sha256(repr((said, path, files)).encode()).hexdigest()[:8]
-        return dataclasses.replace(self, name=f"{self.name}-{mark}", mark=mark)
+        config = dataclasses.replace(self, name=f"{self.name}-{mark}")
+        config.mark = mark
+        return config
 
 
 class ContextsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -39,6 +39,9 @@ class Member(tarfile.TarInfo):
             raise OverflowError(f"{member.name!r} is a sparse file")
         return member
 
+    def _proc_gnusparse_10(self, member, *_):  # tarfile's reader of newer maps
+        raise OverflowError(f"{member.name!r} is a sparse file")
+
 
 def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     """Unpacks a zip or tar file (plain, gz, bz2, xz) to the new folder `into`, which appears whole or not at all.
