@@ -3,11 +3,13 @@
 Data that are generated or unpacked are cached on the way, as any start does.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -97,7 +99,13 @@ def caches(cache_dir: str) -> Iterator[tuple[str, str]]:
 
 def size(folder: Path) -> int:
     """Bytes of the files below `folder`; 0 where it does not exist."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # another process has taken it away meanwhile
+                status = os.lstat(os.path.join(parent, name))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def free_disk(folder: Path) -> int:

@@ -85,6 +85,10 @@ def test_wrong_held_out_and_fraction_are_refused():
         data.from_contexts(given, held_out={"a+c": images(4)})
     with pytest.raises(ValueError, match="'a\\+b' must be"):
         data.from_contexts(given, held_out={"a+b": images(4, size=5)})
+    with pytest.raises(ValueError, match="The held-out context 'a\\+a' names an intervention twice; name each once"):
+        data.from_contexts(given, held_out={"a+a": images(4)})
+    with pytest.raises(ValueError, match="The held-out contexts 'a\\+b' and 'b\\+a' are the same interventions; keep one of them"):
+        data.from_contexts(given, held_out={"a": images(4), "a+b": images(4), "b+a": images(4)})
     for fraction in (0.0, 1.0, -0.5, 2.0):
         with pytest.raises(ValueError, match=f"A validation_fraction of {fraction}"):
             data.from_contexts(given, validation_fraction=fraction)

@@ -244,6 +244,13 @@ def cut_npz(path):
     (path.parent / "light.npz").write_bytes(content[:-100])
 
 
+def damaged_npy(path):
+    shutil.rmtree(path)
+    np.save(path.parent / "light.npy", pictures(9))
+    content = (path.parent / "light.npy").read_bytes()
+    (path.parent / "light.npy").write_bytes(content.replace(b"(9, ", b"(9((", 1))
+
+
 def both(path):
     np.savez(path.parent / "light.npz", images=pictures(3))
 
@@ -258,6 +265,7 @@ FAULTS = {
     "object array": (as_array(np.array([{}], object)), "light.npz holds no readable array 'images' .*allow_pickle"),
     "other key": (as_array(None, pixels=pictures(3)), "light.npz holds no readable array 'images'"),
     "truncated npz": (cut_npz, "light.npz holds no readable array 'images'"),
+    "damaged npy": (damaged_npy, "light.npy holds no readable array 'images'"),
     "integers": (as_array(pictures(3).astype(int)), "light.npz: Images of context 'light' must be uint8 or floating point in .*int64"),
     "NaN": (as_array(np.full((3, 8, 8, 3), np.nan)), r"light.npz: .* must lie in \[0, 1\], got nan"),
     "floats beyond 1": (as_array(pictures(3).astype(float)), r"light.npz: .* must lie in \[0, 1\], got 0 to 49; rescale"),
@@ -303,6 +311,16 @@ def test_a_repaired_image_is_enough_to_go_on(own):
         load(own)
     (own / "light" / "0002.png").unlink()
     assert len(load(own).train["light"]) == 6
+
+
+@pytest.mark.parametrize("name", ["light/0002.png", "light.npz"])
+def test_a_broken_link_is_one_sentence(own, name):
+    if name == "light.npz":
+        shutil.rmtree(own / "light")
+    (own / name).unlink(missing_ok=True)
+    (own / name).symlink_to(own / "nowhere")
+    with pytest.raises(OSError, match=rf"{name} cannot be read \(No such file or directory\); a broken link\? Repair or remove it"):
+        load(own)
 
 
 def test_paths_that_lead_nowhere(tmp_path):

@@ -1,5 +1,6 @@
 """Files that others made: images, archives and downloads that are damaged, too large or hostile, each with its sentence and nothing lost."""
 
+import concurrent.futures
 import errno
 import functools
 import gzip
@@ -11,6 +12,8 @@ import os
 import struct
 import tarfile
 import threading
+import time
+import tracemalloc
 import zipfile
 import zlib
 
@@ -18,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causal_ctx.data import cache, download, images, unpack
+from causal_ctx.data import archive, arrays, cache, download, images, unpack
 
 CONTENT = np.random.default_rng(0).bytes(300_000)  # does not compress
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -94,6 +97,78 @@ def test_a_header_that_claims_a_huge_image_is_not_believed(tmp_path):
             read(tmp_path / "huge.png")
 
 
+# Array files
+
+
+def npz(path, given, **others):
+    with open(path, "wb") as file:
+        np.savez_compressed(file, images=given, **others)
+    return path
+
+
+def npy(path, given):
+    with open(path, "wb") as file:
+        np.save(file, given)
+    return path
+
+
+def spoilt(path, old: bytes, new: bytes):
+    """The same file with `old` at its first place overwritten."""
+    content = path.read_bytes()
+    assert old in content and len(new) == len(old)
+    path.write_bytes(content.replace(old, new, 1))
+    return path
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+ARRAY_FAULTS = {
+    "damaged npz": lambda p: flipped(npz(p, PIXELS), 70),
+    "truncated npz": lambda p: truncated(npz(p, PIXELS), 0.8),
+    "other key": lambda p: make_zip(p, {"pixels.npy": "x"}),
+    "member that is no array": lambda p: make_zip(p, {"images.npy": "<html>"}),
+    "member cut short": lambda p: make_zip(p, {"images.npy": npy(p, PIXELS).read_bytes()[:-1]}),
+    "damaged header of an npy": lambda p: spoilt(npy(p, PIXELS), b"'shape': (4, 8", b"'shape': (4, ("),
+    "header of an npy that claims more": lambda p: spoilt(npy(p, PIXELS), b"(4, 8, 8, 3)", b"(9, 9, 9, 9)"),
+    "truncated npy": lambda p: truncated(npy(p, PIXELS), 0.8),
+    "objects": lambda p: npy(p, np.array([{}], object)),
+    "strings": lambda p: npz(p, np.array(["a"])),
+    "times": lambda p: npy(p, np.zeros(3, "M8[s]")),
+    "text": lambda p: p.write_text("<html>") and p,
+    "empty": lambda p: p.touch() or p,
+}
+
+
+@pytest.mark.parametrize("fault", ARRAY_FAULTS)
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_array_files_that_hold_no_numbers_are_one_sentence(tmp_path, fault, suffix):
+    path = ARRAY_FAULTS[fault](tmp_path / f"x{suffix}")
+    with pytest.raises(ValueError, match=rf"x{suffix} holds no readable array 'images' \(.+\); get it again, or write it as .npy with numpy.save") as caught:
+        arrays.read(path, "images")
+    assert "\n" not in str(caught.value)
+
+
+def test_array_files_are_told_by_their_content(tmp_path):
+    for name in ("x.npz", "x.npy"):
+        for write in (npz, npy):
+            assert np.array_equal(arrays.read(write(tmp_path / name, PIXELS), "images"), PIXELS)
+    with pytest.raises(OSError, match=r"none.npy cannot be read \(No such file or directory\); allow reading it"):
+        arrays.read(tmp_path / "none.npy", "images")
+
+
+def test_an_array_that_unpacks_to_more_than_allowed_is_not_unpacked(tmp_path, monkeypatch):
+    bomb = npz(tmp_path / "zeros.npz", np.zeros((1000, 32, 32, 3), np.uint8))
+    assert bomb.stat().st_size < 20_000 and len(arrays.read(bomb, "images", 3_100_000)) == 1000
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(ValueError, match="zeros.npz holds no readable array 'images' .it unpacks to 3,072,128 bytes, more than the 3,000,000"):
+        arrays.read(bomb, "images", 3_000_000)
+
+
+@pytest.mark.parametrize("given", [np.uint8(3), PIXELS[0], PIXELS[:0], np.zeros((4, 8, 8), np.uint8)])
+def test_quad_files_without_a_stack_of_images_are_one_sentence(tmp_path, given):
+    with pytest.raises(ValueError, match=r"dataset.npz holds images of shape \(.*\), not \[n, 8, 8, 3\]"):
+        archive._read(npz(tmp_path / "dataset.npz", given), 4, 8)
+
+
 # Archives
 
 
@@ -118,6 +193,22 @@ def special(name: str, kind: bytes, target: str = ""):
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
     return member, b""
+
+
+def filled(kind: bytes):
+    """A member whose content tarfile itself would read."""
+    member = tarfile.TarInfo("filled")
+    member.type, member.size = kind, 5_000_000
+    return member, b"5000000 comment=".ljust(4_999_999, b"x") + b"\n"
+
+
+def newer_sparse_tar(path):
+    """Its map of holes, which tarfile itself would read, has a million entries."""
+    member = tarfile.TarInfo("holes")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "0"}
+    content = b"500000\n" + b"0\n" * 1_000_000
+    member.size = len(content)
+    return make_tar(path, [(member, content)])
 
 
 def zip_special(path, mode: int):
@@ -201,6 +292,11 @@ ARCHIVE_FAULTS = {
     "zip bomb that lies": (lying_zip, "is damaged, truncated|holds more than the allowed"),
     "tar bomb": (zeros_tar, "holds more than the allowed 1,000,000 bytes"),
     "tar bomb of empty files": (gzip_bomb_of_empty_files, "holds more than the allowed 1,000,000 bytes"),
+    "tar of huge notes": (lambda p: make_tar(p, [filled(tarfile.XHDTYPE), ("a", b"1")]), "the names of a member claim 5,000,000 bytes"),
+    "tar of huge common notes": (lambda p: make_tar(p, [filled(tarfile.XGLTYPE), ("a", b"1")]), "the names of a member claim 5,000,000 bytes"),
+    "tar of a huge name": (lambda p: make_tar(p, [("a", b"1"), filled(tarfile.GNUTYPE_LONGNAME), ("b", b"1")]), "the names of a member claim"),
+    "tar of a sparse file": (lambda p: make_tar(p, [special("holes", tarfile.GNUTYPE_SPARSE)]), "'holes' is a sparse file"),
+    "tar of a newer sparse file": (newer_sparse_tar, "'holes' is a sparse file"),
     "same name twice": (lambda p: make_tar(p, [("a", b"1"), ("./a", b"2")]), "holds './a' twice"),
 }
 
@@ -216,6 +312,29 @@ def test_bad_archives_are_refused_and_leave_nothing(tmp_path, fault):
         unpack.unpack(path, inner / "into", 1_000_000)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     assert os.listdir(inner) == ["archive"] and os.listdir(tmp_path) == ["inner"] and path.read_bytes() == content
+
+
+@pytest.mark.parametrize("fault", ["tar of huge notes", "tar of huge common notes", "tar of a huge name"])
+def test_names_are_bounded_before_they_are_read(tmp_path, fault):
+    path = ARCHIVE_FAULTS[fault][0](tmp_path / "archive")
+    tracemalloc.start()
+    with pytest.raises(ValueError):
+        unpack.unpack(path, tmp_path / "into", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_members_are_not_gathered_in_memory(tmp_path):
+    noted = [tarfile.TarInfo(f"{row}") for row in range(20)]
+    for member in noted:
+        member.pax_headers = {"comment": "x" * 500_000}
+    path = make_tar(tmp_path / "archive", [(member, b"") for member in noted])
+    tracemalloc.start()
+    unpack.unpack(path, tmp_path / "into", 1_000_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6_000_000 and len(os.listdir(tmp_path / "into")) == 20
 
 
 @pytest.mark.parametrize("bomb", ["zip bomb", "tar bomb"])
@@ -246,6 +365,15 @@ def test_a_disk_that_fills_while_unpacking_leaves_nothing_and_the_restart_works(
     monkeypatch.setattr(unpack, "unpack", None)
     with pytest.raises(TypeError):  # a file that changed is unpacked again
         unpack.unpacked(path, str(tmp_path / "cache"))
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path):
+    path = make_zip(tmp_path / "x.zip", {"a": "1"})
+    for name, days in {".in[t]o-old": 2, ".in[t]o-new": 0, ".other-old": 2, ".into-old": 2}.items():
+        (tmp_path / name / "below").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - days * 86400,) * 2)
+    unpack.unpack(path, tmp_path / "in[t]o", 1_000_000)
+    assert sorted(os.listdir(tmp_path)) == [".in[t]o-new", ".into-old", ".other-old", "in[t]o", "x.zip"]
 
 
 def test_another_process_unpacks_first(tmp_path, monkeypatch):
@@ -322,6 +450,28 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert path == tmp_path / "new" / "data set.bin" and path.read_bytes() == CONTENT and os.listdir(path.parent) == [path.name]
     fetch([f"{server}/good/data%20set.bin"], tmp_path / "new")
     assert len(Server.log) == 1
+
+
+def test_of_several_that_ask_at_once_one_fetches(server, tmp_path, monkeypatch):
+    transfer = download._transfer
+
+    def slow(*arguments):
+        time.sleep(0.2)  # so that the others ask meanwhile
+        return transfer(*arguments)
+
+    monkeypatch.setattr(download, "_transfer", slow)
+    (tmp_path / ".x.bin.lock").touch()  # of a process that was killed
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch([f"{server}/good/x.bin"], tmp_path), range(4)))
+    assert {path.read_bytes() for path in paths} == {CONTENT} and len(Server.log) == 1 and os.listdir(tmp_path) == ["x.bin"]
+
+
+def test_a_disk_without_locks_is_fetched_to_all_the_same(server, tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(download.fcntl, "flock", none)
+    assert fetch([f"{server}/good/x.bin"], tmp_path).read_bytes() == CONTENT
 
 
 def test_a_cut_connection_goes_on_where_it_was_cut(server, tmp_path):

@@ -270,6 +270,19 @@ def test_raw_files_are_found_where_they_usually_are(raw, tmp_path, monkeypatch):
     assert names("") == ["train-images.idx3-ubyte"]
 
 
+def test_an_interrupted_download_is_gone_on_with(raw, tmp_path, monkeypatch):
+    own, downloads = tmp_path / "cache" / "mnist", tmp_path / "tfds" / "downloads"
+    name = "train-images-idx3-ubyte.gz"
+    ours = [own / f"{name}.part", own / f"{name}.part.tag", own / f".{name}.lock"]
+    for leftover in (*ours, downloads / f"mnist_{name}.tmp.0a1b" / name, downloads / f"GZIP.{name}.incomplete_0a1b"):
+        leftover.parent.mkdir(parents=True, exist_ok=True)
+        leftover.write_bytes(b"half")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    asked = []
+    monkeypatch.setattr(mnist_files, "_download", lambda folder: asked.append(folder) or raw / name)
+    assert mnist_files.raw_files("") == [raw / name] and asked == [own]
+
+
 def test_digits_that_are_nowhere_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
 
@@ -292,6 +305,7 @@ def test_digits_that_are_nowhere_are_one_sentence(tmp_path, monkeypatch):
     (lambda content: b"", "is no IDX file"),
     (lambda content: struct.pack(">4i", 2051, 2, 32, 32) + content[16:], r"no IDX file of 28 x 28 images \(its first bytes are 00000803000000020000002000000020\)"),
     (lambda content: struct.pack(">4i", 2051, 2**31 - 1, 28, 28) + content[16:], "is no IDX file of 28 x 28 images"),
+    (lambda content: gzip.compress(struct.pack(">4i", 2051, 5_000_000, 28, 28)), "is no IDX file of 28 x 28 images"),
     (lambda content: gzip.compress(content)[:-200], "cannot be read .*; fetch it again"),
     (lambda content: gzip.compress(content)[:300] + bytes(400), "cannot be read .*; fetch it again"),
 ])
@@ -388,6 +402,18 @@ def test_archive_that_is_incomplete_or_damaged(archive, tmp_path):
     for path in (archive, pack(archive, tmp_path / "few.tar.gz")):
         with pytest.raises(FileNotFoundError, match="lacks normalized_mnist_swel.csv; fetch it again"):
             data.load(config(path))
+
+
+@pytest.mark.parametrize(("kind", "message"), [(tarfile.REGTYPE, "'foreign' ends beyond 4,000,000 bytes"), (tarfile.XHDTYPE, "names of a member claim 5,000,000")])
+def test_foreign_members_of_a_tar_are_bounded(archive, tmp_path, monkeypatch, kind, message):
+    monkeypatch.setattr(mnist_files, "_LIMIT_BYTES", 4_000_000)
+    foreign = tarfile.TarInfo("foreign")
+    foreign.type, foreign.size = kind, 5_000_000
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz") as members:
+        members.addfile(foreign, io.BytesIO(b"5000000 comment=".ljust(4_999_999, b"x") + b"\n"))
+        members.add(archive, "normalized_mnist_concepts")
+    with pytest.raises(ValueError, match=f"bomb.tar.gz is damaged or cut short .*{message}.*; fetch it again"):
+        data.load(config(tmp_path / "bomb.tar.gz"))
 
 
 def test_links_in_a_tar_are_not_followed_and_nothing_is_unpacked(archive, tmp_path):

@@ -1,6 +1,7 @@
 """The TFDS builders: round trips in a process where TensorFlow cannot be imported."""
 
 import collections
+import dataclasses
 import os
 import re
 import subprocess
@@ -186,6 +187,49 @@ def test_own_folders(tfds, tmp_path):
     assert sorted(found["test_compositions", "z+<b>"]) == expected["z+<b>"]
 
 
+def test_what_changed_is_prepared_anew(tfds, tmp_path):
+    """TFDS itself goes by the name alone."""
+    from causal_ctx.data import tfds_builders
+
+    def prepared(name: str, config):
+        builder = tfds.builder(f"causal_ctx_{name}", config=config, data_dir=tmp_path / "tfds")
+        builder.download_and_prepare()
+        return builder
+
+    def quad(**fields):
+        given = {"dataset": "quad_dependent", "resolution": 16, "train_per_context": 2, "test_per_context": 1}
+        return prepared("quad", tfds_builders.ContextsConfig(name="small", **given | fields))
+
+    first = quad()
+    assert quad().data_path == first.data_path and first.builder_config.name.startswith("small-")
+    assert quad(train_per_context=3).info.splits["train"].num_examples == 21 and first.info.splits["train"].num_examples == 14
+    assert len({quad(**fields).data_path for fields in ({}, {"seed": 1}, {"validation_fraction": 0.5}, {"dataset": "quad_independent"})}) == 4
+    changed = prepared("quad", dataclasses.replace(first.builder_config, train_per_context=4))
+    assert changed.info.splits["train"].num_examples == 28
+    for name in ("obs", "z"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for row in range(4):
+            Image.new("L", (8, 8), row).save(tmp_path / "own" / name / f"{row}.png")
+    own = lambda: prepared("folder", tfds_builders.folder_config("mine", tmp_path / "own", resolution=8))
+    values = lambda builder: sorted({int(example["image"].max()) for split in ("train", "test") for example in builder.as_data_source(split)})
+    before = own()
+    assert own().data_path == before.data_path and values(before) == [0, 1, 2, 3]
+    Image.new("L", (8, 8), 200).save(tmp_path / "own" / "z" / "3.png")
+    assert values(own()) == [0, 1, 2, 3, 200] and values(before) == [0, 1, 2, 3]
+    state = before.__getstate__()  # as another process is handed it
+    again = type(before).__new__(type(before))
+    again.__setstate__(state)
+    assert again.data_path == before.data_path
+
+
+def test_instructions_name_what_is_read(tfds):
+    for name in ("mnist", "3dident"):
+        cls = tfds.builder_cls(f"causal_ctx_{name}")
+        said = " ".join(cls.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        [file] = [config.manual_file for config in cls.BUILDER_CONFIGS if config.manual_file]
+        assert f"get {file}" in said and "put it as it is into TFDS's manual folder" in said
+
+
 def test_a_folder_builder_wants_its_folder_and_the_shape_that_is_there(tfds, tmp_path):
     from causal_ctx.data import tfds_builders
 
@@ -194,5 +238,5 @@ def test_a_folder_builder_wants_its_folder_and_the_shape_that_is_there(tfds, tmp
     with pytest.raises(ValueError, match="leaves concepts open, which depend on the data; give them, or use folder_config"):
         tfds.builder("causal_ctx_folder", config=tfds_builders.ContextsConfig(name="x", dataset="folder"), data_dir=tmp_path)
     wrong = tfds_builders.ContextsConfig(name="wrong", dataset="quad_dependent", resolution=16, train_per_context=2, test_per_context=1, channels=1)
-    with pytest.raises(ValueError, match=r"quad_dependent holds images, concepts and compositions \(\(16, 16, 3\).*the config 'wrong' says \(\(16, 16, 1\)"):
+    with pytest.raises(ValueError, match=r"quad_dependent holds images, concepts and compositions \(\(16, 16, 3\).*the config 'wrong-[0-9a-f]{8}' says \(\(16, 16, 1\)"):
         tfds.builder("causal_ctx_quad", config=wrong, data_dir=tmp_path).download_and_prepare()

@@ -271,5 +271,5 @@ def test_config(size):
 def test_name_and_path_must_agree():
     with pytest.raises(ValueError, match="3dident/procedural is rendered, but data.path is '/data'; set data.name to 3dident to read it"):
         data.load(config(path="/data"))
-    with pytest.raises(ValueError, match="3dident is read from the published archive; set data.path to its folder or zip file"):
+    with pytest.raises(ValueError, match=r"3dident is read from the published archive \(3dident.zip, zenodo.org/records/19346613\); set data.path to its folder or zip file"):
         data.load(config(name="3dident"))

@@ -2,13 +2,15 @@
 
 import random
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from causal_ctx import data
-from causal_ctx.data import generated, threedident, threedident_archive
+from causal_ctx.data import generated, images, threedident, threedident_archive
 from causal_ctx.data import threedident_renderer as renderer
 from tests.test_data_threedident import EVERY, SINGLES, config, latents
 
@@ -27,11 +29,11 @@ def decoded(monkeypatch):
     """Files that were decoded, by Pillow alone."""
     seen = []
 
-    def read(files, size, name):
+    def blocks(files, size, channels, name):
         seen.extend(files)
-        return np.stack([np.asarray(Image.open(file).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)) for file in files])
+        yield np.stack([np.asarray(Image.open(file).convert("RGB").resize(size, Image.Resampling.LANCZOS)) for file in files])
 
-    monkeypatch.setattr(threedident_archive, "_read_images", read)
+    monkeypatch.setattr(images, "blocks", blocks)
     return seen
 
 
@@ -93,6 +95,7 @@ def test_missing_and_damaged_files_are_one_sentence(archive, decoded):
         (raw["bg"][:5], r"raw_latents.npy holds float64 of shape \(5, 10\), not \[20, 10\] finite numbers"),
         (np.full((20, 10), np.nan), "finite numbers"),
         (np.array([{}], object), "holds no readable array"),
+        (np.array(["a"]), "holds no readable array"),
     ]:
         np.save(place, wrong, allow_pickle=True)
         with pytest.raises(ValueError, match=message) as caught:
@@ -114,9 +117,18 @@ def test_missing_and_damaged_files_are_one_sentence(archive, decoded):
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         data.load(config(name="3dident", path=str(folder / "nowhere")))
     (folder / "some.zip").write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match="some.zip is no readable zip file"):
+    with pytest.raises(ValueError, match="some.zip is damaged, truncated or no zip or tar archive"):
         data.load(config(name="3dident", path=str(folder / "some.zip")))
     assert not decoded
+
+
+def test_a_broken_link_is_one_sentence(archive):
+    folder, _, _ = archive
+    picture = folder / "3DIdent_Concepts" / "obj" / "images" / "07.png"
+    picture.unlink()
+    picture.symlink_to(folder / "nowhere")
+    with pytest.raises(OSError, match="07.png cannot be read .*; a broken link"):
+        data.load(config(name="3dident", path=str(folder)))
 
 
 def test_a_png_that_is_no_image(archive):
@@ -138,13 +150,44 @@ def test_pictures_are_resized_with_antialiasing(tmp_path):
     assert dataset.held_out_latents is None and np.abs(dataset.held_out["bg"] - expected).mean() < 4
 
 
-def test_zip(archive, tmp_path):
-    pytest.importorskip("causal_ctx.data.images")
-    pytest.importorskip("causal_ctx.data.unpack")
-    folder, images, _ = archive
-    packed = shutil.make_archive(tmp_path / "3dident", "zip", folder)
-    from_zip, from_folder = (data.load(config(name="3dident", path=str(path))) for path in (packed, folder))
+@pytest.mark.parametrize(("kind", "inner"), [("zip", "."), ("zip", "archive"), ("gztar", "."), ("zip", "archive/3DIdent_Concepts")])
+def test_archives(archive, tmp_path, kind, inner):
+    """As published, with a folder around it, as a tar; and with the single contexts alone."""
+    folder, _, _ = archive
+    packed = shutil.make_archive(tmp_path / "3dident", kind, folder if inner == "." else tmp_path, inner)
+    load = lambda path: data.load(config(name="3dident", path=str(path)))
+    if inner.endswith("Concepts"):
+        with pytest.raises(FileNotFoundError, match="3dident.zip lacks 3DIdent_Concepts_ood/dataset/bg-obj/"):
+            load(packed)
+        return
+    from_archive, from_folder = load(packed), load(folder)
     for context in EVERY:
-        assert np.array_equal(from_zip.held_out[context], from_folder.held_out[context])
-        assert np.array_equal(from_zip.held_out_latents[context], from_folder.held_out_latents[context])
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]  # nothing unpacked is left behind
+        assert np.array_equal(from_archive.held_out[context], from_folder.held_out[context])
+        assert np.array_equal(from_archive.held_out_latents[context], from_folder.held_out_latents[context])
+    [unpacked] = (tmp_path / "cache" / "unpacked").iterdir()
+    before = unpacked.stat().st_mtime_ns, len(list((tmp_path / "cache").iterdir()))
+    load(packed)
+    assert before == (unpacked.stat().st_mtime_ns, len(list((tmp_path / "cache").iterdir())))  # unpacked and decoded once
+
+
+def test_a_damaged_zip_is_one_sentence(archive, tmp_path):
+    """Damage of the deflated stream itself, which the zip's own reader does not expect."""
+    folder, _, _ = archive
+    np.save(folder / "3DIdent_Concepts" / "obs" / "raw_latents.npy", np.zeros((20, 10)))
+    packed = Path(shutil.make_archive(tmp_path / "3dident", "zip", folder))
+    with zipfile.ZipFile(packed) as members:
+        place = members.getinfo("3DIdent_Concepts/obs/raw_latents.npy").header_offset + 30 + len("3DIdent_Concepts/obs/raw_latents.npy")
+    content = bytearray(packed.read_bytes())
+    content[place : place + 4] = b"\xff" * 4
+    packed.write_bytes(content)
+    with pytest.raises(ValueError, match=r"3dident.zip is damaged, truncated or no zip or tar archive \(Error -3 while decompressing"):
+        data.load(config(name="3dident", path=str(packed)))
+    assert not list((tmp_path / "cache" / "unpacked").iterdir())
+
+
+def test_latents_that_unpack_to_more_than_they_can_be_are_not_unpacked(archive):
+    folder, _, _ = archive
+    with open(folder / "3DIdent_Concepts" / "bg" / "raw_latents.npy", "wb") as file:
+        np.savez_compressed(file, raw_latents=np.zeros((2000, 10)))
+    with pytest.raises(ValueError, match="raw_latents.npy holds no readable array 'raw_latents' .it unpacks to 160,128 bytes, more than the 5,696"):
+        data.load(config(name="3dident", path=str(folder)))

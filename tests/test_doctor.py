@@ -1,5 +1,6 @@
 """The doctor says what is there, what is wrong and what to do, and changes nothing."""
 
+import os
 import types
 from importlib import metadata
 
@@ -36,6 +37,22 @@ def test_every_device_and_cache_is_listed(monkeypatch, tmp_path):
     assert dict(doctor.machine(str(tmp_path)))["data cache"].startswith(f"{tmp_path}: 3 MiB, ")
     assert dict(doctor.machine(str(tmp_path / "not" / "made")))["data cache"].startswith(f"{tmp_path}/not/made: 0 MiB, ")
     assert not (tmp_path / "not").exists()
+
+
+def test_a_file_that_goes_while_sizes_are_added_up_counts_nothing(monkeypatch, tmp_path):
+    for name in ("stays", "goes"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    (tmp_path / "link").symlink_to(tmp_path / "stays")
+    assert doctor.size(tmp_path) == 2000
+    walk = os.walk
+
+    def meanwhile(folder):
+        for found in walk(folder):
+            (tmp_path / "goes").unlink()
+            yield found
+
+    monkeypatch.setattr(os, "walk", meanwhile)
+    assert doctor.size(tmp_path) == 1000
 
 
 def test_memory_of_a_device_that_tells_it():

@@ -6,12 +6,11 @@ Known defect: the held-out images of the published dependent set repeat the firs
 """
 
 import logging
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from causal_ctx.data import contexts
+from causal_ctx.data import arrays, contexts
 
 LOG = logging.getLogger(__name__)
 
@@ -64,14 +63,11 @@ def _existing(spellings: list[list[Path]]) -> dict[Path, Path]:
 
 def _read(file: Path, count: int, resolution: int) -> np.ndarray:
     """The first `count` images of a file, uint8 [n, R, R, 3]."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images = arrays["images"][:count]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} holds no readable array 'images' ({error}); unpack the archive again.") from error
+    images = arrays.read(file, "images")
+    images = images[:count] if images.ndim == 4 else images
     if images.ndim == 4 and images.shape[1] == 3 and images.shape[3] != 3:
         images = images.transpose(0, 2, 3, 1)
-    if images.shape[1:] != (resolution, resolution, 3) or not len(images):
+    if images.shape[1:] != (resolution, resolution, 3) or not images.size:
         raise ValueError(
             f"{file} holds images of shape {images.shape}, not [n, {resolution}, {resolution}, 3]; set data.resolution to that of the archive."
         )

@@ -4,8 +4,10 @@ Files are written into a private folder beside the final one, checksummed, and p
 all or nothing, and two processes that make the same folder do not disturb one another.
 """
 
+import contextlib
 import dataclasses
 import errno
+import glob
 import json
 import logging
 import os
@@ -41,6 +43,15 @@ class Part:
 def root(cache_dir: str = "") -> Path:
     """Where caches live: `cache_dir`, else $CAUSAL_CTX_CACHE, else ~/.cache/causal_ctx."""
     return Path(cache_dir or os.environ.get("CAUSAL_CTX_CACHE") or "~/.cache/causal_ctx").expanduser()
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of the last change (ns) of a file, by which later starts know it again. OSError (one sentence) where there is none."""
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise OSError(f"{file} cannot be read ({error.strerror}); a broken link? Repair or remove it.") from error
+    return status.st_size, status.st_mtime_ns
 
 
 def load(folder: Path, parts: Mapping[str, Part]) -> dict[str, np.ndarray]:
@@ -84,9 +95,17 @@ def damage(folder: Path, parts: Mapping[str, Part]) -> str | None:
     return None
 
 
+def remove_stale(folder: Path) -> None:
+    """Removes what killed processes left of making `folder`: private folders beside it, .NAME-*, that are a day old."""
+    for private in folder.parent.glob(f".{glob.escape(folder.name)}-*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - private.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(private, ignore_errors=True)
+
+
 def _make(folder: Path, parts: Mapping[str, Part], needed: int) -> dict[str, np.ndarray]:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder)
+    remove_stale(folder)
     if folder.exists():
         _remove(folder)
     if shutil.disk_usage(folder.parent).free < needed:
@@ -124,12 +143,6 @@ def _remove(folder: Path) -> None:
     except FileNotFoundError:
         pass
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    for private in folder.parent.glob(f".{folder.name}-*"):
-        if time.time() - private.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(private, ignore_errors=True)
 
 
 def _write(path: Path, part: Part) -> dict[str, int]:

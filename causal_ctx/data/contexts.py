@@ -118,7 +118,8 @@ def from_contexts(
     Images are [n, H, W, C], uint8 or floating point in [0, 1]. `contexts` holds "obs" and one entry per intervened
     concept; their order is the order of the concepts. Rows are shuffled by `seed` and split into training and
     validation. A context without held-out images of its own is measured on its validation images.
-    Raises ValueError (one sentence) for a missing "obs", unknown concepts, unequal shapes, other types or values.
+    Raises ValueError (one sentence) for a missing "obs", unknown concepts, a held-out context that is given twice or names a concept twice, unequal
+    shapes, other types or values.
     """
     concepts = _concepts(contexts)
     shape = np.shape(contexts[OBSERVATIONAL])[1:]
@@ -128,9 +129,8 @@ def from_contexts(
         rows = training_rows(len(images), validation_fraction)
         order = np.random.default_rng([seed, index]).permutation(len(images))
         train[context], validation[context] = images[order[:rows]], images[order[rows:]]
+    _check_held_out(held_out or {}, concepts)
     own = {context: as_uint8(context, given, shape) for context, given in (held_out or {}).items()}
-    for context in own:
-        targets(context, concepts)
     return ContextData(name, concepts, train, validation, {**validation, **own})
 
 
@@ -144,6 +144,19 @@ def _concepts(contexts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         if "+" in concept:
             raise ValueError(f"Context {concept!r} is a composition, which is never trained on; pass it in held_out.")
     return concepts
+
+
+def _check_held_out(held_out: Mapping[str, np.ndarray], concepts: tuple[str, ...]) -> None:
+    """Every held-out context is a set of known concepts, and no two are the same set."""
+    seen: dict[frozenset, str] = {}
+    for context in held_out:
+        targets(context, concepts)
+        names = interventions(context)
+        if len(set(names)) < len(names):
+            raise ValueError(f"The held-out context {context!r} names an intervention twice; name each once.")
+        other = seen.setdefault(frozenset(names), context)
+        if other != context:
+            raise ValueError(f"The held-out contexts {other!r} and {context!r} are the same interventions; keep one of them.")
 
 
 def as_uint8(context: str, given: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,8 +1,11 @@
 """Fetches a file from the first of several mirrors that has it: resumable, verified, and a sentence on what to do where that fails.
 
-Nothing is fetched at import; data sets call `fetch` when asked for data that are not there. One process at a time.
+Nothing is fetched at import; data sets call `fetch` when asked for data that are not there. Of several processes that ask for the same file one fetches
+it, the others wait.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import math
@@ -14,6 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO
 
 from causal_ctx.progress import Progress
 
@@ -53,6 +57,19 @@ def fetch(urls: Sequence[str], folder: Path, sha256: str | None = None, md5: str
     if name in ("", ".", "..") or "\\" in name or "\0" in name:
         raise ValueError(f"The address {urls[0]!r} names no file; give one that ends with a file name.")
     path, hashes = folder / name, {"sha256": sha256, "md5": md5}
+    if path.exists() and _difference(path, hashes, size) is None:
+        return path
+    lock = _lock(path.with_name(f".{name}.lock"))
+    try:
+        return _fetch_any(urls, path, hashes, size)
+    finally:
+        if lock:
+            Path(lock.name).unlink(missing_ok=True)
+            lock.close()
+
+
+def _fetch_any(urls: Sequence[str], path: Path, hashes: dict[str, str | None], size: int | None) -> Path:
+    """`path` from the first mirror that has it, or as it is where another process has fetched it meanwhile."""
     if path.exists():
         problem = _difference(path, hashes, size)
         if problem is None:
@@ -61,15 +78,39 @@ def fetch(urls: Sequence[str], folder: Path, sha256: str | None = None, md5: str
     reasons = []
     for url in urls:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             _fetch_one(url, path, hashes, size)
             return path
         except (OSError, HTTPException, _WrongContentError) as error:
             reasons.append(f"{url}: {_reason(error)}")
-            LOG.warning("%s could not be fetched from %s", name, reasons[-1])
+            LOG.warning("%s could not be fetched from %s", path.name, reasons[-1])
     expected = ([] if size is None else [f"{size:,} bytes"]) + [f"{kind} {value}" for kind, value in hashes.items() if value]
     said = f" ({', '.join(expected)})" if expected else ""
-    raise OSError(f"{name} could not be fetched ({'; '.join(reasons)}); fetch it by hand from {urls[0]} and put it into {folder} as {name}{said}.")
+    remedy = f"fetch it by hand from {urls[0]} and put it into {path.parent} as {path.name}{said}"
+    raise OSError(f"{path.name} could not be fetched ({'; '.join(reasons)}); {remedy}.")
+
+
+def _lock(path: Path) -> IO | None:
+    """An open file that one process has at a time, by this name and until it closes it; None where there is no locking.
+
+    Whoever has it removes it: one that was waited for may be gone by then, and is asked for anew.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = open(path, "w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOG.info("Another process fetches %s; waiting for it.", path.parent / path.name[1:].removesuffix(".lock"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            file.close()
+    except OSError as error:  # a folder that cannot be written says so when the file is
+        LOG.info("%s cannot be locked (%s); let one process at a time fetch into its folder.", path, error.strerror)
+        return None
 
 
 def _check_schemes(urls: Sequence[str]) -> None:

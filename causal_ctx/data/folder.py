@@ -16,8 +16,6 @@ import functools
 import hashlib
 import logging
 import os
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from causal_ctx.data import cache, contexts, images, unpack
+from causal_ctx.data import arrays, cache, contexts, images, unpack
 
 LOG = logging.getLogger(__name__)
 HELD_OUT = "held_out"
@@ -68,11 +66,17 @@ def load(config) -> contexts.ContextData:
     _check_sizes(sources, surveys, config.resolution)
     training = [source for source in sources if source.split == "train"]
     rows = {source: _training_rows(source, surveys[source], config) for source in training}
-    arrays = _cached_arrays(config, sources, surveys, channels, mark)
-    train = {source.context: arrays[source][: rows[source]] for source in training}
-    validation = {source.context: arrays[source][rows[source] :] for source in training}
-    own = {source.context: arrays[source] for source in sources if source.split == HELD_OUT}
+    loaded = _cached_arrays(config, sources, surveys, channels, mark)
+    train = {source.context: loaded[source][: rows[source]] for source in training}
+    validation = {source.context: loaded[source][rows[source] :] for source in training}
+    own = {source.context: loaded[source] for source in sources if source.split == HELD_OUT}
     return contexts.ContextData(config.name, concepts, train, validation, {**validation, **own})
+
+
+def fingerprint(config) -> str:
+    """Checksum of paths, sizes and times of all files that `load` reads."""
+    root = _root(config)
+    return _mark(root, _sources(root))
 
 
 def _root(config) -> Path:
@@ -125,16 +129,16 @@ def _files(entry: Path) -> tuple[Path, ...]:
         below[:] = sorted(name for name in below if not _is_hidden(name))
         every += [Path(folder) / name for name in sorted(names) if not _is_hidden(name)]
     pictures = [file for file in every if file.suffix.lower() in images.SUFFIXES]
-    arrays = [file for file in every if file.suffix.lower() in _ARRAYS]
-    others = len(every) - len(pictures) - len(arrays)
+    packed = [file for file in every if file.suffix.lower() in _ARRAYS]
+    others = len(every) - len(pictures) - len(packed)
     if others:
         first = next(file for file in every if file.suffix.lower() not in images.SUFFIXES + _ARRAYS)
         LOG.warning("%d files in %s are neither PNG nor JPEG nor array files and are ignored, %s first.", others, entry, first.name)
-    if not pictures and not arrays:
+    if not pictures and not packed:
         raise ValueError(f"The folder {entry} holds no image; put PNG or JPEG files into it or remove it.")
-    if arrays and (pictures or len(arrays) > 1):
-        raise ValueError(f"The folder {entry} holds {len(pictures)} images and {len(arrays)} array files; keep either images or one array file.")
-    return tuple(pictures or arrays)
+    if packed and (pictures or len(packed) > 1):
+        raise ValueError(f"The folder {entry} holds {len(pictures)} images and {len(packed)} array files; keep either images or one array file.")
+    return tuple(pictures or packed)
 
 
 def _check_contexts(root: Path, sources: list[Source], concepts: tuple[str, ...]) -> None:
@@ -154,8 +158,7 @@ def _mark(root: Path, sources: list[Source]) -> str:
     digest = hashlib.sha256(repr(str(root.resolve())).encode())
     for source in sources:
         for file in source.files:
-            status = file.stat()
-            digest.update(repr((source.split, str(file.relative_to(root)), status.st_size, status.st_mtime_ns)).encode())
+            digest.update(repr((source.split, str(file.relative_to(root)), *cache.stamp(file))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -240,18 +243,7 @@ def _blocks(source: Source, order: np.ndarray, shape: tuple[int, int, int]) -> I
 def _array(source: Source) -> np.ndarray:
     """Images uint8 [n, H, W, C] of an array file. Raises ValueError, naming it, for anything else in it."""
     [file] = source.files
-    try:
-        with open(file, "rb") as opened:
-            is_npz = opened.read(2) == b"PK"
-        if is_npz:
-            with np.load(file, allow_pickle=False) as arrays:
-                given = arrays[KEY]
-        else:
-            given = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        if getattr(error, "errno", None) is not None:
-            raise OSError(f"{file} cannot be read ({error.strerror}); allow reading it or remove it.") from error
-        raise ValueError(f"{file} holds no readable array {KEY!r} ({error}); write it with numpy.savez(file, {KEY}=array) from numbers.") from error
+    given = arrays.read(file, KEY)
     given = given[..., None] if given.ndim == 3 else given
     if given.ndim != 4 or not given.size or given.shape[3] not in (1, 3):
         raise ValueError(f"{file} holds an array of shape {given.shape}; images must be [n, H, W], [n, H, W, 1] or [n, H, W, 3], at least one.")

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from causal_ctx.data import cache
+from causal_ctx.data import cache, download, unpack
 from causal_ctx.progress import Progress
 
 SIDE = 28  # pixels
@@ -35,8 +35,9 @@ _MAGIC = 2051  # IDX: unsigned bytes, three axes
 _PIXELS = SIDE * SIDE
 _LINE_LIMIT = 64 * 1024  # bytes; longer lines are no images
 _ROWS = 1000  # parsed at a time
-_MANY = 10_000_000  # digits; a header that promises more is damaged
-_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
+_MANY = 1_000_000  # digits; a header that promises more is damaged
+_LIMIT_BYTES = 8 << 30  # of the unpacked archive, which has 1.4 GB: foreign members are unpacked to be passed over
+_DAMAGE = (EOFError, OverflowError, RecursionError, gzip.BadGzipFile, zlib.error, tarfile.TarError)
 
 
 def raw_files(path: str, cache_dir: str = "") -> list[Path]:
@@ -105,11 +106,17 @@ def read_published(path: str, names: tuple[str, ...], count: int) -> dict[str, n
 
 def _raw_in(folder: Path, pattern: str) -> list[Path]:
     """One file per half, training half first; of several copies the first by name. TFDS writes its own names around the original one."""
-    named = sorted(file for file in folder.glob(f"{pattern}images?idx3-ubyte*") if file.is_file() and file.suffix not in (".INFO", ".part"))
+    named = sorted(file for file in folder.glob(f"{pattern}images?idx3-ubyte*") if file.is_file() and _is_whole(file.relative_to(folder)))
     halves: dict[str, Path] = {}
     for file in named:
         halves.setdefault("train" if "train-images" in file.name else "t10k" if "t10k-images" in file.name else file.name, file)
     return [halves[name] for name in sorted(halves, key=lambda name: (name != "train", name))]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a name is that of data, neither a note or lock beside them nor what an interrupted download left (.part, .part.tag; TFDS: .tmp., incomplete)."""
+    unfinished = any(part.startswith(".") or ".tmp." in part or "incomplete" in part for part in file.parts)
+    return file.suffix != ".INFO" and ".part" not in file.suffixes and not unfinished
 
 
 def _download(folder: Path) -> Path:
@@ -123,8 +130,6 @@ def _download(folder: Path) -> Path:
 
 
 def _fetch(name: str, folder: Path) -> Path:
-    from causal_ctx.data import download
-
     return download.fetch([f"{mirror}/{name}" for mirror in MIRRORS], folder, md5=MD5[name])
 
 
@@ -174,8 +179,11 @@ def _published_streams(path: str, names: tuple[str, ...]) -> Iterator[tuple[str,
                     yield name, str(file), stream
         return
     wanted = {f"normalized_mnist_{name}.csv": name for name in names}
-    with tarfile.open(tar, "r|*") as members:
+    with tarfile.open(tar, "r|*", tarinfo=unpack.Member) as members:
         for member in members:
+            members.members.clear()  # else the names of all are kept
+            if member.offset_data + member.size > _LIMIT_BYTES:
+                raise OverflowError(f"{member.name!r} ends beyond {_LIMIT_BYTES:,} bytes")
             name = wanted.pop(PurePosixPath(member.name).name, None) if member.isfile() else None
             if name:
                 yield name, f"{member.name} in {tar}", io.BufferedReader(members.extractfile(member), 1 << 20)

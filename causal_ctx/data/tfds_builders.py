@@ -22,10 +22,12 @@ are in "test" and not in "train". Each example: "image" uint8 [R, R, C], "contex
 
 Other counts or resolutions: tfds.builder("causal_ctx_quad", config=ContextsConfig(name="small", dataset="quad_dependent",
 train_per_context=500, test_per_context=100)). Own folders: tfds.builder("causal_ctx_folder", config=folder_config("mine", DIR)).
+TFDS knows a prepared data set by its name alone, so these names end with a checksum of the fields and files: other ones are prepared anew.
 A data set more: a class at the end of this file.
 """
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -38,7 +40,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from causal_ctx import data
-from causal_ctx.data import contexts
+from causal_ctx.data import cache, contexts, folder
 
 CONTEXT_MODULE = """@inproceedings{markham2026intervening,
   author = {Markham, A. and Hirsch, I. and Chang, J. A. and Solus, L. and Aragam, B.},
@@ -66,6 +68,7 @@ IDENT = """@inproceedings{zimmermann2021contrastive,
   booktitle = {International Conference on Machine Learning},
   year = {2021}
 }"""
+_DESCRIBING = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)} | {"license", "mark", "path"}  # fields that leave the images as they are
 GENERATED_LICENSE = "Made by causal_ctx, Apache-2.0."
 ARCHIVE_LICENSE = "That of the archive, which its record on Zenodo states."
 
@@ -76,6 +79,7 @@ class ContextsConfig(tfds.core.BuilderConfig):
 
     dataset: name in `data.TABLE`. manual_file: what has to be put into TFDS's manual folder, read in place of `path`.
     concepts, compositions, latents: names; None for those of the data set's module.
+    mark: the end of the name of any config but the builders' own, which they append.
     """
 
     dataset: str
@@ -91,6 +95,7 @@ class ContextsConfig(tfds.core.BuilderConfig):
     concepts: tuple[str, ...] | None = None
     compositions: tuple[str, ...] | None = None
     latents: tuple[str, ...] | None = None
+    mark: str = dataclasses.field(default="", init=False)  # so that a changed copy gets its own
 
     def named(self, kind: str) -> tuple[str, ...]:
         """`concepts`, `compositions` or `latents`. Raises ValueError for a data set that has no fixed ones."""
@@ -100,6 +105,24 @@ class ContextsConfig(tfds.core.BuilderConfig):
             raise ValueError(f"The config {self.name!r} of {self.dataset} leaves {kind} open, which depend on the data; give them, or use folder_config.")
         return getattr(module, kind.upper(), ()) if given is None else given
 
+    def fields(self, path: str | Path = "") -> ml_collections.ConfigDict:
+        """Those of `causal_ctx.data.load`, which reads `path`, where given, in place of the config's own."""
+        given = {name: getattr(self, name) for name in ("resolution", "train_per_context", "validation_fraction", "seed")}
+        own = {"name": self.dataset, "path": str(path or self.path), "cache_dir": "", "held_out_per_context": self.test_per_context}
+        return ml_collections.ConfigDict(given | own)
+
+    def marked(self) -> "ContextsConfig":
+        """This config under a name that ends with a checksum of whatever its images depend on."""
+        if self.mark:
+            return self
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(ContextsConfig) if field.name not in _DESCRIBING}
+        path = Path(self.path).expanduser().resolve() if self.path else None
+        files = folder.fingerprint(self.fields()) if path and self.dataset == "folder" else cache.stamp(path) if path and path.is_file() else None
+        mark = hashlib.sha256(repr((said, path, files)).encode()).hexdigest()[:8]
+        config = dataclasses.replace(self, name=f"{self.name}-{mark}")
+        config.mark = mark
+        return config
+
 
 class ContextsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares what `causal_ctx.data.load` gives for a `ContextsConfig`."""
@@ -107,10 +130,12 @@ class ContextsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")  # the major number is the generator's version of the data set's module
     DESCRIPTION, CITATION, HOMEPAGE = "", CONTEXT_MODULE, "https://arxiv.org/abs/2507.04754"
 
-    def __init__(self, *, file_format=None, **kwargs):
+    def __init__(self, *, file_format=None, config=None, **kwargs):
         if file_format is None and importlib.util.find_spec("tensorflow") is None:
             file_format = "array_record"  # TFDS's own default is written and read by TensorFlow only
-        super().__init__(file_format=file_format, **kwargs)
+        if isinstance(config, ContextsConfig) and config not in self.BUILDER_CONFIGS:
+            config = config.marked()
+        super().__init__(file_format=file_format, config=config, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
@@ -151,9 +176,7 @@ class ContextsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             path = Path(dl_manager.manual_dir) / config.manual_file
             if not path.exists():
                 raise FileNotFoundError(f"{path} is not there; {' '.join(self.MANUAL_DOWNLOAD_INSTRUCTIONS.split())}")
-        fields = {"name": config.dataset, "path": str(path), "cache_dir": "", "held_out_per_context": config.test_per_context}
-        fields |= {name: getattr(config, name) for name in ("resolution", "train_per_context", "validation_fraction", "seed")}
-        dataset = data.load(ml_collections.ConfigDict(fields))
+        dataset = data.load(config.fields(path))
         found = (dataset.image_shape, dataset.concepts, set(dataset.compositions))
         said = ((config.resolution, config.resolution, config.channels), config.named("concepts"), set(config.named("compositions")))
         if found != said:
@@ -184,9 +207,7 @@ def _png(image: np.ndarray) -> io.BytesIO:
 def folder_config(name: str, path: str, **fields) -> ContextsConfig:
     """The config of "causal_ctx_folder" for own images below `path` (see `causal_ctx.data.folder`), looked at here; `fields` are those of `ContextsConfig`."""
     config = ContextsConfig(name=name, dataset="folder", path=str(path), license="Your own.", **fields)
-    held_out = {"held_out_per_context": config.test_per_context, "cache_dir": ""}
-    given = {field: getattr(config, field) for field in ("resolution", "train_per_context", "validation_fraction", "seed", "path")}
-    dataset = data.load(ml_collections.ConfigDict({"name": config.dataset, **given, **held_out}))
+    dataset = data.load(config.fields())
     return dataclasses.replace(config, channels=dataset.image_shape[-1], concepts=dataset.concepts, compositions=dataset.compositions)
 
 
@@ -225,7 +246,7 @@ class CausalCtxMnist(ContextsBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
     Only the config "archive" needs it: get normalized_mnist_concepts.tar.gz (unpacked about 1.4 GB; normalized_mnist_obs.csv and six more) from the record
     19346614 or 19346613 of Zenodo (zenodo.org/records/19346614), compare its MD5 (md5sum FILE) with the one that the record shows beside the file, and put it
-    unpacked or as it is into TFDS's manual folder, ~/tensorflow_datasets/downloads/manual or the manual_dir of your DownloadConfig.
+    as it is into TFDS's manual folder, ~/tensorflow_datasets/downloads/manual or the manual_dir of your DownloadConfig.
     """
 
 

@@ -48,7 +48,8 @@ def load(config) -> contexts.ContextData:
     """
     if config.name == PUBLISHED:
         if not config.path:
-            raise ValueError(f"{PUBLISHED} is read from the published archive; set data.path to its folder or zip file, or data.name to {PROCEDURAL}.")
+            archive = "the published archive (3dident.zip, zenodo.org/records/19346613)"
+            raise ValueError(f"{PUBLISHED} is read from {archive}; set data.path to its folder or zip file, or data.name to {PROCEDURAL}.")
         return threedident_archive.load(config, CONCEPTS, COMPOSITIONS)
     if config.path:
         raise ValueError(f"{PROCEDURAL} is rendered, but data.path is {config.path!r}; set data.name to {PUBLISHED} to read it, or leave data.path empty.")

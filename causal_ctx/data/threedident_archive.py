@@ -1,4 +1,4 @@
-"""Reads the published 3DIdent archive, a folder or 3dident.zip, and writes that layout.
+"""Reads the published 3DIdent archive, a folder or 3dident.zip, which is unpacked into the cache, and writes that layout.
 
     3DIdent_Concepts/{obs,bg,obj,sl}/images/000.png ..              raw_latents.npy beside images/: [images, 10], row i of the i-th name
     3DIdent_Concepts_ood/dataset/{bg-obj,bg-sl,obj-sl}/images/000.png ..
@@ -7,33 +7,28 @@ As published (spec, datasets.md section 3.1): of every context the sorted names 
 first 70 % train and validate, the others are held out; of the pairs only the held-out part is used. That the stream is Python's `random` is inferred.
 """
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import math
 import random
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from causal_ctx.data import cache, contexts
+from causal_ctx.data import arrays, cache, contexts, images, unpack
 from causal_ctx.data.threedident_renderer import LATENTS
 
 SHUFFLE_SEED, TRAINING_SHARE = 131223, 0.7
 READER_VERSION = 1  # part of the cache's name: raise it whenever the same files would give other images
 _LIMIT_BYTES = 100 << 30  # of an unpacked zip: far more than a published set of small pictures
-_ROWS = 4096  # decoded and written at a time
 
 
 class _Context(NamedTuple):
-    """Files of a context, as paths in the folder or the zip."""
+    """Files of a context."""
 
     folder: str
     names: tuple[str, ...]  # sorted, relative to folder/images
@@ -47,7 +42,7 @@ def load(config, concepts: tuple[str, ...], compositions: tuple[str, ...]) -> co
     one, else None. Raises FileNotFoundError naming every missing folder, ValueError for damaged files.
     """
     singles = (contexts.OBSERVATIONAL, *concepts)
-    root = _open(Path(config.path).expanduser())
+    root = _open(Path(config.path).expanduser(), config.cache_dir)
     found, fingerprint = _contexts(root, singles + compositions, config.path)
     rows = {"train": {}, "held_out": {}}
     for context, (pool, held_out) in _split({c: len(found[c].names) for c in found}).items():
@@ -55,14 +50,14 @@ def load(config, concepts: tuple[str, ...], compositions: tuple[str, ...]) -> co
             rows["train"][context] = pool[: config.train_per_context]
         rows["held_out"][context] = held_out[: config.held_out_per_context]
     kept = {c: contexts.training_rows(len(r), config.validation_fraction) for c, r in rows["train"].items()}
-    images = _cached_images(config, root, found, rows, fingerprint)
+    decoded = _cached_images(config, root, found, rows, fingerprint)
     latents = {split: _latents(found, chosen) for split, chosen in rows.items()}
     return contexts.ContextData(
         name=config.name,
         concepts=concepts,
-        train={c: images["train", c][:k] for c, k in kept.items()},
-        validation={c: images["train", c][k:] for c, k in kept.items()},
-        held_out={c: images["held_out", c] for c in rows["held_out"]},
+        train={c: decoded["train", c][:k] for c, k in kept.items()},
+        validation={c: decoded["train", c][k:] for c, k in kept.items()},
+        held_out={c: decoded["held_out", c] for c in rows["held_out"]},
         train_latents=latents["train"] and {c: latents["train"][c][:k] for c, k in kept.items()},
         validation_latents=latents["train"] and {c: latents["train"][c][k:] for c, k in kept.items()},
         held_out_latents=latents["held_out"],
@@ -86,23 +81,19 @@ def _folder(context: str) -> str:
     return f"3DIdent_Concepts_ood/dataset/{'-'.join(names)}" if len(names) > 1 else f"3DIdent_Concepts/{context}"
 
 
-def _open(path: Path) -> Path | zipfile.Path:
-    """The place that holds 3DIdent_Concepts: in a folder, in a zip, or one folder deeper in either."""
+def _open(path: Path, cache_dir: str) -> Path:
+    """The folder that holds 3DIdent_Concepts: `path`, what it unpacks to, or one folder deeper in either."""
     if path.is_file():
-        try:
-            root = zipfile.Path(path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{path} is no readable zip file ({error}); download it again, or give the unpacked folder.") from error
-    elif path.is_dir():
-        root = path.parent if path.name == "3DIdent_Concepts" else path
-    else:
+        path = unpack.unpacked(path, cache_dir, _LIMIT_BYTES)
+    if not path.is_dir():
         raise FileNotFoundError(f"data.path is {path}, which does not exist; give the folder that holds 3DIdent_Concepts, or the zip file.")
+    root = path.parent if path.name == "3DIdent_Concepts" else path
     inner = [root, *(place for place in root.iterdir() if place.is_dir())]
     return next((place for place in inner if (place / "3DIdent_Concepts").is_dir()), root)
 
 
-def _contexts(root, names: tuple[str, ...], path: str) -> tuple[dict[str, _Context], str]:
-    """Every context's files; and a fingerprint of names, sizes and times (checksums in a zip), which changes with the files."""
+def _contexts(root: Path, names: tuple[str, ...], path: str) -> tuple[dict[str, _Context], str]:
+    """Every context's files; and a fingerprint of names, sizes and times, which changes with the files."""
     found, missing, stamps = {}, [], []
     for context in names:
         folder = root.joinpath(_folder(context))
@@ -112,7 +103,7 @@ def _contexts(root, names: tuple[str, ...], path: str) -> tuple[dict[str, _Conte
             missing.append(f"{_folder(context)}/images/*.png")
             continue
         latents = folder / "raw_latents.npy"
-        stamps += [(context, f.name, *_stamp(f)) for f in [*files, *([latents] if latents.is_file() else [])]]
+        stamps += [(context, f.name, *cache.stamp(f)) for f in [*files, *([latents] if latents.is_file() else [])]]
         found[context] = _Context(_folder(context), tuple(f.name for f in files), _read_latents(latents, len(files)))
     if missing:
         raise FileNotFoundError(f"{path} lacks {', '.join(missing)}; set data.path to the folder that holds 3DIdent_Concepts, or to the zip file.")
@@ -123,24 +114,12 @@ def _is_picture(name: str) -> bool:
     return name.lower().endswith(".png") and not name.startswith(".")
 
 
-def _stamp(file) -> tuple[int, int]:
-    if isinstance(file, zipfile.Path):
-        info = file.root.getinfo(file.at)
-        return info.file_size, info.CRC
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _read_latents(file, count: int) -> np.ndarray | None:
+def _read_latents(file: Path, count: int) -> np.ndarray | None:
     """Raw latents float64 [count, 10] of a file, None where there is none."""
     if not file.is_file():
         return None
-    try:
-        with file.open("rb") as stream:
-            latents = np.load(io.BytesIO(stream.read()), allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} holds no readable array ({error}); unpack the archive again, or remove the file.") from error
-    if latents.shape != (count, len(LATENTS)) or latents.dtype.kind not in "fiu" or not np.isfinite(latents).all():
+    latents = arrays.read(file, "raw_latents", count * len(LATENTS) * 8 + 4096)
+    if latents.shape != (count, len(LATENTS)) or not np.isfinite(latents).all():
         what = f"{latents.dtype} of shape {latents.shape}, not [{count}, {len(LATENTS)}] finite numbers, one row per image"
         raise ValueError(f"{file} holds {what}; unpack the archive again, or remove the file.")
     return latents.astype(np.float64)
@@ -165,40 +144,14 @@ def _latents(found: Mapping[str, _Context], rows: Mapping[str, list[int]]) -> di
     return {context: found[context].latents[chosen] for context, chosen in rows.items()}
 
 
-def _cached_images(config, root, found: Mapping[str, _Context], rows: Mapping[str, Mapping[str, list[int]]], fingerprint: str) -> dict:
+def _cached_images(config, root: Path, found: Mapping[str, _Context], rows: Mapping[str, Mapping[str, list[int]]], fingerprint: str) -> dict:
     """Images uint8 [n, R, R, 3] by (split, context)."""
     size = config.resolution
     folder = f"{config.name}-{fingerprint}-{size}px-{config.train_per_context}-{config.held_out_per_context}-v{READER_VERSION}"
-    with contextlib.ExitStack() as stack:
-        unpacked = functools.cache(lambda: stack.enter_context(_unpacked(root, config.cache_dir)))
-        parts = {}
-        for split, context in [(s, c) for s in rows for c in rows[s]]:
-            files = [f"{found[context].folder}/images/{found[context].names[row]}" for row in rows[split][context]]
-            blocks = functools.partial(_decode, unpacked, files, size, f"Decoding {config.name} {context}")
-            parts[f"{split}_{context}"] = cache.Part((len(files), size, size, 3), np.uint8, blocks)
-        arrays = cache.load(cache.root(config.cache_dir) / folder, parts)
-    return {(s, c): arrays[f"{s}_{c}"] for s in rows for c in rows[s]}
-
-
-@contextlib.contextmanager
-def _unpacked(root, cache_dir: str) -> Iterator[Path]:
-    """`root` as a folder; a zip is unpacked beside the cache until it is decoded."""
-    if isinstance(root, Path):
-        yield root
-        return
-    from causal_ctx.data import unpack
-
-    with tempfile.TemporaryDirectory(prefix=".3dident-", dir=cache.root(cache_dir)) as private:
-        unpack.unpack(Path(root.root.filename), Path(private) / "unpacked", _LIMIT_BYTES)
-        yield Path(private) / "unpacked" / root.at
-
-
-def _decode(unpacked: Callable[[], Path], files: list[str], size: int, name: str) -> Iterator[np.ndarray]:
-    for start in range(0, len(files), _ROWS):
-        yield _read_images([unpacked() / file for file in files[start : start + _ROWS]], size, name)
-
-
-def _read_images(files: list[Path], size: int, name: str) -> np.ndarray:
-    from causal_ctx.data import images
-
-    return images.read_all(files, (size, size), 3, name)
+    parts = {}
+    for split, context in [(s, c) for s in rows for c in rows[s]]:
+        files = [root / found[context].folder / "images" / found[context].names[row] for row in rows[split][context]]
+        blocks = functools.partial(images.blocks, files, (size, size), 3, f"Decoding {config.name} {context}")
+        parts[f"{split}_{context}"] = cache.Part((len(files), size, size, 3), np.uint8, blocks)
+    loaded = cache.load(cache.root(config.cache_dir) / folder, parts)
+    return {(s, c): loaded[f"{s}_{c}"] for s in rows for c in rows[s]}

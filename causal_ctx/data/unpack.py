@@ -22,7 +22,25 @@ LIMIT_BYTES = 64 << 30  # where nothing is known about an archive
 
 _CHUNK = 1 << 20
 _ENTRY = 512  # bytes that any entry counts at least: millions of empty files are a bomb as well
+_NAME_BYTES = 1 << 20  # that the names and notes of one member of a tar may have
+_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+class Member(tarfile.TarInfo):
+    """A header of a tar. tarfile reads long names, notes and maps of sparse files into memory: OverflowError for those that no honest archive has."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _NAMES and member.size > _NAME_BYTES:
+            raise OverflowError(f"the names of a member claim {member.size:,} bytes")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise OverflowError(f"{member.name!r} is a sparse file")
+        return member
+
+    def _proc_gnusparse_10(self, member, *_):  # tarfile's reader of newer maps
+        raise OverflowError(f"{member.name!r} is a sparse file")
 
 
 def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -39,6 +57,7 @@ def unpack(archive: Path, into: Path, limit_bytes: int = LIMIT_BYTES) -> None:
     private = None
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
+        cache.remove_stale(into)
         private = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
         _write(archive, _zip_members(archive) if is_zip else _tar_members(archive, limit_bytes), private, limit_bytes)
         private.chmod(0o755)
@@ -124,8 +143,9 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 
 def _tar_members(archive: Path, limit_bytes: int) -> Iterator[tuple[str, IO[bytes] | None]]:
-    with tarfile.open(archive, "r:*") as file:
+    with tarfile.open(archive, "r:*", tarinfo=Member) as file:
         for member in file:
+            file.members.clear()  # else the names of all are kept
             if not member.isreg() and not member.isdir():
                 raise _refused(archive, member.name, "a link" if member.issym() or member.islnk() else "a device or pipe")
             yield member.name, None if member.isdir() else file.extractfile(member)
