@@ -30,7 +30,10 @@ MODES = {
 WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "doctor"), ("doctor",)  # modes that do without
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; doctor needs neither.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", list(MODES),
+    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; doctor needs neither.",
+)
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
