@@ -24,8 +24,9 @@ class StartError(configs.ConfigError):
     """A run that cannot start from the one named by `init_from`; the message is one sentence for the user."""
 
 
-def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData) -> Trainer:
-    """Model, Adam with the paper's schedule, and which parameters train when."""
+def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData, *others: ml_collections.ConfigDict) -> Trainer:
+    """Model, Adam with the paper's schedule, and which parameters train when; also for `others`, whose runs differ in numbers alone, as one program."""
+    penalties = [number for run in (config, *others) for number in (run.objective.group_penalty, run.objective.l2_penalty)]
     method, rules = METHODS[config.method], tuple(rule for rule, _ in METHODS[config.method].trains)
     return Trainer(
         objective=ContextVAE(
@@ -33,7 +34,7 @@ def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData) -> Tr
             image_shape=dataset.image_shape,
             num_concepts=len(dataset.concepts),
             clamp_causal=config.train.clamp_causal and method.module,
-            penalised=method.module and config.objective.group_penalty + config.objective.l2_penalty > 0,
+            penalised=method.module and any(penalties),
         ),
         rules=rules,
         total_steps=plan_of(config, dataset).total_steps,

@@ -141,8 +141,7 @@ def train_together(
     A member that has ended, by early stopping or by a value that is not finite (`Member.failure`), waits while the others go on; so does one that was saved
     ahead of them. `kind` is one of `ensemble.KINDS`. Raises Interrupted (a checkpoint of every run was written).
     """
-    mesh, plan = parallel.data_mesh(), plan_of(configs[0], dataset)
-    trainer = max((build_trainer(config, dataset) for config in configs), key=lambda trainer: trainer.objective.penalised)  # a penalty of 0 is none
+    mesh, plan, trainer = parallel.data_mesh(), plan_of(configs[0], dataset), build_trainer(configs[0], dataset, *configs[1:])
     members = [Member(config, workdir, dataset) for config, workdir in zip(configs, workdirs, strict=True)]
     with contextlib.ExitStack() as stack:
         for member in members:

@@ -125,8 +125,8 @@ def _errors(described: card.Card) -> list[str]:
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything was trained."""
-    if not (workdir / "checkpoints").exists():
+    """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything is there."""
+    if not any((workdir / name).exists() for name in ("checkpoints", "results.json")):
         return make(workdir, {"config.json": configs.to_json(config)})
     asked, there = config.to_dict(), reading.read_config(workdir)
     for field in ("placement", "cache_dir"):  # where images lie changes no run
@@ -172,8 +172,9 @@ def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workd
     losses = {"in_distribution_bpp": record.last_loss_nats, "in_distribution_best_bpp": record.best_loss_nats}
     reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
     if dataset.compositions:
-        unseen = {name: dataset.held_out[name] for name in dataset.compositions}
-        reconstruction["out_of_distribution_bpp"] = protocols.reconstruction_bpp(predictor, dataset, unseen, config.objective.beta)
+        unseen, beta = {name: dataset.held_out[name] for name in dataset.compositions}, config.objective.beta
+        known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
+        reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
     return {
         "dataset": config.data.name,
         "method": config.method,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import causal_ctx
-from causal_ctx import ablate, data, workdir
+from causal_ctx import ablate, workdir
 from causal_ctx.data import contexts, quad
 from causal_ctx.evaluation import predict, protocols
 from causal_ctx.evaluation.interventions import NO_MODULE, by_size, contexts_to_score, quirk_settings, subset_distances
@@ -24,12 +24,12 @@ from tests.test_data_quad import config as quad_config
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A trained workdir and its config; the data set stands in for quad."""
-    folder, dataset, config = tmp_path_factory.mktemp("run") / "w", tiny.dataset(), tiny.config(train__epochs=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", lambda _: dataset)
+    def train(config, folder):
         workdir.prepare(config, folder)
-        workdir.train(config, dataset, folder)
-        yield folder, config
+        workdir.train(config, tiny.dataset(), folder)
+
+    with tiny.run(tmp_path_factory.mktemp("run") / "w", train) as written:
+        yield written
 
 
 def untrained(**fields):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import causal_ctx
-from causal_ctx import data, workdir
+from causal_ctx import workdir
 from causal_ctx.evaluation import protocols
 from causal_ctx.files import DamagedError
 from tests import tiny
@@ -17,11 +17,8 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A workdir with everything a run writes, and its config; the data set stands in for quad."""
-    folder, dataset, config = tmp_path_factory.mktemp("run") / "w", tiny.dataset(), tiny.config(train__epochs=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "load", lambda _: dataset)
-        workdir.train_evaluate_report(config, folder)
-        yield folder, config
+    with tiny.run(tmp_path_factory.mktemp("run") / "w", workdir.train_evaluate_report) as written:
+        yield written
 
 
 def test_the_workdir_holds_what_the_design_names(trained, capsys):

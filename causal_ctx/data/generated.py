@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -74,6 +76,15 @@ def sample_latents(generator: Generator, split: str, context: str, n: int, seed:
     mask = int(np.packbits(contexts.targets(context, generator.concepts), bitorder="little")[0])
     stream = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), mask))
     return generator.draw(np.random.default_rng(stream), n, contexts.interventions(context))
+
+
+def in_blocks(draw: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, resolution: int, block: int, threads: int | None = None) -> np.ndarray:
+    """Images uint8 [n, R, R, 3] of `rows` [n, ...]: `draw` (some rows, their images to fill) on `block` rows at a time, in threads (None: all cores)."""
+    images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
+    parts = [slice(start, start + block) for start in range(0, len(rows), block)]
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        list(pool.map(lambda part: draw(rows[part], images[part]), parts))
+    return images
 
 
 def _simulate(generator: Generator, seed: int, resolution: int, context: str, n: int) -> np.ndarray:

@@ -10,10 +10,10 @@ All four shapes are convex, so a row of pixels meets a shape in one interval: we
 interval (R numbers per image instead of R*R) and fill bytes by integer arithmetic.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from causal_ctx.data import generated
 
 SHAPES = ("disc", "square", "triangle", "ellipse")
 PALETTE = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]], np.float64)
@@ -46,11 +46,7 @@ def render(factors: np.ndarray, resolution: int = 64, threads: int | None = None
         raise ValueError(f"Factors must be [n, 8] with values in [0, 1], got shape {factors.shape}; map latents to factors first.")
     if resolution < 2 or resolution % 2:
         raise ValueError(f"The resolution of quad must be a positive even number of pixels, got {resolution}; use 64 or 32.")
-    images = np.empty((len(factors), resolution, resolution, 3), np.uint8)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(factors), _BLOCK)]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        list(pool.map(lambda block: _render_block(factors[block], images[block]), blocks))
-    return images
+    return generated.in_blocks(_render_block, factors, resolution, _BLOCK, threads)
 
 
 def _render_block(factors: np.ndarray, images: np.ndarray) -> None:

@@ -13,11 +13,11 @@ or its shadow (bounding sphere) send rays, four each; the others are smooth and 
 """
 
 import functools
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from causal_ctx.data import generated
 
 LATENTS = ("x", "y", "z", "rotation_x", "rotation_y", "rotation_z", "spotlight_angle", "object_hue", "spotlight_hue", "background_hue")
 POSITION, ANGLE = 1.2, np.pi / 2  # a raw latent of 1, in units of length and in radians
@@ -41,11 +41,7 @@ def render(raw_latents: np.ndarray, resolution: int = 64, threads: int | None = 
         raise ValueError(f"Raw latents must be [n, {len(LATENTS)}] with values in [-1, 1], got shape {raw.shape}; scale them first.")
     if resolution < 2:
         raise ValueError(f"The resolution of 3dident/procedural must be at least 2 pixels, got {resolution}; use 64.")
-    images = np.empty((len(raw), resolution, resolution, 3), np.uint8)
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(raw), _BLOCK)]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        list(pool.map(lambda block: _render_block(raw[block], images[block]), blocks))
-    return images
+    return generated.in_blocks(_render_block, raw, resolution, _BLOCK, threads)
 
 
 def colour(hue: np.ndarray, saturation: float) -> np.ndarray:
