@@ -1,0 +1,138 @@
+"""Trained CT-VAE weights behind arrays: images to codes and back, codes under actions, and the action between two of them.
+
+Letters: n examples, H, W, C image, h, w grid of nodes, D latent width, K codebooks of N codes, A actions, M = K h w nodes.
+
+Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no noise
+("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from causal_ctx.models import causal_transition
+from causal_ctx.models.causal_transition import CausalTransition
+from causal_ctx.models.mcq_vae import MCQVAE, encode_to_codes
+
+BATCH = 256
+
+
+class Acted(NamedTuple):
+    """Codes [n, K, h, w], the likeliest after the action; mask float32 [n, K, h, w], one where the action touches; nats [n] per node of the codes that were
+    to come (nan where none were given)."""
+
+    codes: np.ndarray
+    mask: np.ndarray
+    nats: np.ndarray
+
+
+class Graphs(NamedTuple):
+    """Of each example: present float32 [n, M, M], the probability of every edge, and mask float32 [n, M]."""
+
+    present: np.ndarray
+    mask: np.ndarray
+
+
+class CodePredictor(NamedTuple):
+    """`autoencoder` are the variables of `model`; `transition` is None while there is no transition layer, `params` its parameters."""
+
+    model: MCQVAE
+    autoencoder: dict
+    transition: CausalTransition | None = None
+    params: dict | None = None
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Codes [n, K, h, w], the smallest unsigned integers, of images uint8 [n, H, W, C]."""
+        return encode_to_codes(self.model, self.autoencoder, images, BATCH)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Latents before quantisation, float32 [n, h * w * D], of images uint8 [n, H, W, C]."""
+        return in_batches(partial(_features, self.model, self.autoencoder), images)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Images float32 [n, H, W, C] in [0, 1] of codes [n, K, h, w]."""
+        return in_batches(partial(_decode, self.model, self.autoencoder), codes.astype(np.int32))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, H, W, C] through their codes: float32 [n, H, W, C]."""
+        return self.decode(self.encode(images))
+
+    def act(self, codes: np.ndarray, actions: np.ndarray | None, after: np.ndarray | None = None, seed: int | None = None) -> Acted:
+        """Codes [n, K, h, w] under actions int [n], or under none (base mode): see `Acted`; `after` [n, K, h, w] are the codes that were to come."""
+        flat, wanted = _flat(codes), _flat(codes if after is None else after)
+        chosen = np.zeros(len(flat), np.int32) if actions is None else np.asarray(actions, np.int32)
+        run = partial(_act, self.transition, self.params, actions is not None)
+        found, mask, nats = in_batches(_seeded(run, seed), flat, chosen, wanted)
+        return Acted(found.reshape(codes.shape), mask.reshape(codes.shape), np.full(len(flat), np.nan) if after is None else nats)
+
+    def graphs(self, codes: np.ndarray, actions: np.ndarray | None, seed: int | None = None) -> Graphs:
+        """The graphs of codes [n, K, h, w] under actions int [n] or none: M^2 numbers for each example."""
+        flat = _flat(codes)
+        chosen = np.zeros(len(flat), np.int32) if actions is None else np.asarray(actions, np.int32)
+        return Graphs(*in_batches(_seeded(partial(_graphs, self.transition, self.params, actions is not None), seed), flat, chosen))
+
+    def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = None) -> np.ndarray:
+        """Log-probabilities float32 [n, A] of the action between codes, both [n, K, h, w]."""
+        return in_batches(_seeded(partial(_retrieve, self.transition, self.params), seed), _flat(before), _flat(after))
+
+
+def in_batches(function: Callable, *arrays: np.ndarray, size: int = BATCH) -> Any:
+    """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined; the last batch is filled up with rows of
+    the first, so that one program serves all."""
+    n, parts = len(arrays[0]), []
+    size = min(size, max(n, 1))
+    for start in range(0, max(n, 1), size):
+        rows = np.arange(start, start + size) % max(n, 1)
+        made = jax.device_get(function(*(array[rows] for array in arrays)))
+        parts.append(jax.tree.map(lambda leaf: leaf[: n - start], made))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _flat(codes: np.ndarray) -> np.ndarray:
+    return np.asarray(codes).reshape(len(codes), -1).astype(np.int32)
+
+
+def _seeded(function: Callable, seed: int | None) -> Callable:
+    """`function(..., key, chance)` with another key for every batch that it is called on."""
+    if seed is None:
+        return lambda *arrays: function(None, "deterministic", *arrays)
+    calls = iter(range(1 << 31))
+    return lambda *arrays: function(jax.random.fold_in(jax.random.key(seed), next(calls)), "sampled", *arrays)
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(model: MCQVAE, variables: dict, images: jax.Array) -> jax.Array:
+    z = model.apply(variables, images.astype(jnp.float32) / 255, method="encode")
+    return z.reshape(len(z), -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode(model: MCQVAE, variables: dict, codes: jax.Array) -> jax.Array:
+    return jnp.clip(model.apply(variables, codes, method="decode_codes"), 0, 1)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 4))
+def _act(layer: CausalTransition, params: dict, acts: bool, key, chance: str, codes, actions, after) -> tuple[jax.Array, jax.Array, jax.Array]:
+    out = _transition(layer, params, acts, key, chance, codes, actions)
+    return out.log_probs.argmax(-1).astype(jnp.int32), out.mask, causal_transition.code_nats(out.log_probs, after)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 4))
+def _graphs(layer: CausalTransition, params: dict, acts: bool, key, chance: str, codes, actions) -> tuple[jax.Array, jax.Array]:
+    out = _transition(layer, params, acts, key, chance, codes, actions)
+    return out.present, out.mask
+
+
+def _transition(layer: CausalTransition, params: dict, acts: bool, key, chance: str, codes, actions) -> causal_transition.Transition:
+    if acts:
+        return layer.apply({"params": params}, codes, actions, key, chance, method="action")
+    return layer.apply({"params": params}, codes, key, chance, method="base")[0]
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _retrieve(layer: CausalTransition, params: dict, key, chance: str, before, after) -> jax.Array:
+    return layer.apply({"params": params}, before, after, key, chance, method="retrieve")
