@@ -9,8 +9,10 @@ from causal_ctx import parallel
 from causal_ctx.evaluation.interventions import contexts_to_score, subset_distances
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import Progress
+from causal_ctx.methods import METHODS
 from causal_ctx.reports import figures, interventions
 from causal_ctx.run import load_run
+from causal_ctx.start import sourced
 from causal_ctx.workdir import WorkdirError, prepare
 
 
@@ -21,7 +23,9 @@ def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> No
     """
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
-    prepare(config, workdir)
+    if METHODS[config.method].system != "context":
+        raise WorkdirError(f"{workdir} holds a run of {config.method}, which knows actions and no interventions; its retrieval is scored by --mode=evaluate.")
+    prepare(sourced(config, workdir), workdir)
     run = load_run(workdir)
     with Progress("interventions", total=len(contexts_to_score(run.data))) as progress:
         scores = subset_distances(run.config, run.data, run.predictor, lambda name: progress.advance(1, name))

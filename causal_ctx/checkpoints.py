@@ -38,11 +38,6 @@ class Checkpoints:
         """The step of checkpoint `name`, None before the first."""
         return self._managers[name].latest_step()
 
-    def shapes(self, name: str, branch: str) -> dict[tuple, tuple[int, ...]]:
-        """{path: shape} of the leaves below `branch` of checkpoint `name`, without reading them."""
-        tree = self._managers[name].item_metadata(self.step(name))[branch]
-        return {path: tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
     def restore(self, name: str, like: Tree) -> Tree:
         """Checkpoint `name` with the structure, types and shardings of `like`. Raises DamagedError where there is none or it cannot be read."""
         step = self.step(name)

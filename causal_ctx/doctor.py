@@ -18,10 +18,9 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from causal_ctx import parallel
+from causal_ctx import parallel, systems
 from causal_ctx import workdir as workdirs
 from causal_ctx.data import cache
-from causal_ctx.reports import data_card
 from causal_ctx.run import load_data
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -38,9 +37,9 @@ def run(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     if config is None:
         return
     dataset = load_data(config)
-    described = workdirs.describe_data(config, dataset)
+    described = systems.of(config).describe(config, dataset)
     if first:
-        print(f"\n{data_card.text(described)}")
+        print(f"\n{systems.of(config).describe_text(described)}")
     workdirs.refuse_errors(described)
 
 

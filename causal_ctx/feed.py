@@ -3,12 +3,12 @@
 Letters: N members, S steps per call, R micro-batches, B examples of one micro-batch, H, W, C image, K concepts, d = H * W * C, M training images.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from causal_ctx import ensemble, parallel
-from causal_ctx.config import ConfigError
-from causal_ctx.data import ContextData, batches
-from causal_ctx.plan import plan_of, seen
-from causal_ctx.step import Batch
+from causal_ctx.config import ConfigError, phase
+from causal_ctx.data import batches, transitions
+from causal_ctx.objectives.objective import Batch, ImageBatch
+from causal_ctx.objectives.transition import CodeBatch
+from causal_ctx.plan import Plan
 
 LOG = logging.getLogger(__name__)
 AHEAD = 2  # calls whose batches are read while one trains
@@ -30,10 +31,44 @@ BYTES_AT_ONCE = 1 << 28  # on their way to the devices
 NOTABLE_WAIT = 0.05  # of the time
 
 
-class Feed(NamedTuple):
-    """What runs that train together draw from.
+class Feed:
+    """What runs that train together draw from: `batch` is a pure function of every run's seed."""
 
-    images: {context: uint8 [n, H, W, C]} that their method sees. targets: [contexts, K]. shape: (S, R, B). one_context: per micro-batch.
+    def batch(self, start: int, kind: str) -> Batch:
+        """The batches [N, S, R, B, ...] of the call that begins at step `start`, laid out for the ensemble's `kind`."""
+        return self.finish(self.read(start, kind), kind)
+
+    def batches(self, starts: range, kind: str) -> Iterator[Batch]:
+        """`batch` of all `starts` in turn, read while those before them train; says so where training waited for them notably."""
+        waited, began = 0.0, time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            ahead = [pool.submit(self.read, start, kind) for start in starts[:AHEAD]]
+            try:
+                for number in range(len(starts)):
+                    asked = time.monotonic()
+                    read = ahead.pop(0).result()
+                    waited += (time.monotonic() - asked) if number else 0.0
+                    ahead += [pool.submit(self.read, start, kind) for start in starts[number + AHEAD : number + AHEAD + 1]]
+                    yield self.finish(read, kind)
+            finally:
+                for future in ahead:
+                    future.cancel()
+                passed = time.monotonic() - began
+                if waited > NOTABLE_WAIT * passed and len(starts) > 1:
+                    LOG.info("Training waited %.0f %% of its time for its batches; see --config.data.placement.", 100 * waited / passed)
+
+    def read(self, start: int, kind: str) -> tuple[jax.Array, ...]:
+        """The host's part, of this process' share."""
+        raise NotImplementedError
+
+    def finish(self, read: tuple[jax.Array, ...], kind: str) -> Batch:
+        """The batch out of what `read` gave; in the caller's thread, so that all processes launch their programs in one order."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFeed(Feed):
+    """images: {context: uint8 [n, H, W, C]} that the runs' method sees. targets: [contexts, K]. shape: (S, R, B). one_context: per micro-batch.
     rows: all the images flat, uint8 [M, d], on every device; None where they stay on the host.
     """
 
@@ -45,28 +80,13 @@ class Feed(NamedTuple):
     mesh: Mesh
     rows: jax.Array | None
 
-    def batch(self, start: int, kind: str) -> Batch:
-        """The batches [N, S, R, B, ...] of the call that begins at step `start`, laid out for the ensemble's `kind`: a pure function of every run's seed."""
-        return self._finish(self._read(start, kind), kind)
-
-    def batches(self, starts: range, kind: str) -> Iterator[Batch]:
-        """`batch` of all `starts` in turn, read while those before them train; says so where training waited for them notably."""
-        waited, began = 0.0, time.monotonic()
-        with ThreadPoolExecutor(1) as pool:
-            ahead = [pool.submit(self._read, start, kind) for start in starts[:AHEAD]]
-            try:
-                for number in range(len(starts)):
-                    asked = time.monotonic()
-                    read = ahead.pop(0).result()
-                    waited += (time.monotonic() - asked) if number else 0.0
-                    ahead += [pool.submit(self._read, start, kind) for start in starts[number + AHEAD : number + AHEAD + 1]]
-                    yield self._finish(read, kind)
-            finally:
-                for future in ahead:
-                    future.cancel()
-                passed = time.monotonic() - began
-                if waited > NOTABLE_WAIT * passed and len(starts) > 1:
-                    LOG.info("Training waited %.0f %% of its time for images; see --config.data.placement.", 100 * waited / passed)
+    @classmethod
+    def of(cls, configs: Sequence[ml_collections.ConfigDict], images: Mapping[str, np.ndarray], targets: np.ndarray, one_context: bool, mesh: Mesh):
+        """The feed of runs that differ in seed and numbers alone, with the images where `data.placement` wants them; ConfigError where they do not fit there."""
+        place = placement(configs[0].data.placement, sum(array.nbytes for array in images.values()), mesh)
+        shape = call_shape(configs[0], sum(map(len, images.values())))
+        rows = on_devices(images, mesh) if place == "device" else None
+        return cls(tuple(config.seed for config in configs), images, targets.astype(np.float32), shape, one_context, mesh, rows)
 
     def draw(self, start: int) -> tuple[np.ndarray, np.ndarray]:
         """Contexts and indices within them of all members and processes, int [N, S, R, B]."""
@@ -75,10 +95,10 @@ class Feed(NamedTuple):
         contexts, indices = (np.array([[step[part] for step in member] for member in drawn]) for part in (0, 1))
         return contexts, indices
 
-    def _read(self, start: int, kind: str) -> tuple[jax.Array, jax.Array]:
-        """(images [N, S, R, B, H, W, C], or their row numbers [N, S, R, B]; targets [N, S, R, B, K]): the host's part, of this process' share."""
+    def read(self, start: int, kind: str) -> tuple[jax.Array, jax.Array]:
+        """(images [N, S, R, B, H, W, C], or their row numbers [N, S, R, B]; targets [N, S, R, B, K])."""
         axis = ensemble.batch_axis(kind)
-        contexts, indices = (part[(slice(None),) * axis + (parallel.local_slice(part.shape[axis]),)] for part in self.draw(start))
+        contexts, indices = (share_of(part, axis) for part in self.draw(start))
         if self.rows is None:
             chosen = batches.gather(self.images, contexts, indices)
         else:
@@ -86,29 +106,66 @@ class Feed(NamedTuple):
             chosen = (firsts[contexts] + indices).astype(np.int32)
         return parallel.place(self.mesh, chosen, axis), parallel.place(self.mesh, self.targets[contexts], axis)
 
-    def _finish(self, read: tuple[jax.Array, jax.Array], kind: str) -> Batch:
-        """The batch out of what `_read` gave; in the caller's thread, so that all processes launch their programs in one order."""
+    def finish(self, read: tuple[jax.Array, jax.Array], kind: str) -> ImageBatch:
+        """As `Feed.finish`."""
         chosen, targets = read
         if self.rows is None:
-            return Batch(chosen, targets)
+            return ImageBatch(chosen, targets)
         image_shape = next(iter(self.images.values())).shape[1:]
-        return Batch(_take(image_shape, parallel.split(self.mesh, ensemble.batch_axis(kind)), self.rows, chosen), targets)
+        return ImageBatch(_take(image_shape, parallel.split(self.mesh, ensemble.batch_axis(kind)), self.rows, chosen), targets)
 
 
-def build_feed(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, mesh: Mesh) -> Feed:
-    """The feed of runs that differ in seed and numbers alone, with the images where `data.placement` wants them; ConfigError where they do not fit there."""
-    config, t = configs[0], configs[0].train
-    images = seen(config, dataset.train)
-    place = placement(config.data.placement, sum(array.nbytes for array in images.values()), mesh)
-    return Feed(
-        seeds=tuple(config.seed for config in configs),
-        images=images,
-        targets=np.stack([dataset.targets(name) for name in images]).astype(np.float32),
-        shape=(plan_of(config, dataset).steps_per_call, t.batch_size // t.micro_batch, t.micro_batch),
-        one_context=t.contexts_per_micro_batch == "one",
-        mesh=mesh,
-        rows=on_devices(images, mesh) if place == "device" else None,
-    )
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodeFeed(Feed):
+    """Draws codes of pairs of images, for ct_vae.
+
+    codes: uint8 or wider [N, M, n], of M images, once per member, on every device. alone: rows int [m] of the images for base mode. pairs: rows before, rows
+    after and actions, int [3, T]. shape: (S, R, B). mix: of modes.
+    """
+
+    seeds: tuple[int, ...]
+    codes: jax.Array
+    alone: np.ndarray
+    pairs: np.ndarray
+    shape: tuple[int, int, int]
+    mix: tuple[float, ...]
+    mesh: Mesh
+
+    def draw(self, start: int) -> np.ndarray:
+        """Rows before, rows after, actions and modes of all members and processes, int32 [4, N, S, R, B]."""
+        steps, *rest = self.shape
+        sizes, drawn = (len(self.alone), self.pairs.shape[1]), np.empty((4, len(self.seeds), *self.shape), np.int32)
+        for member, seed in enumerate(self.seeds):
+            for step in range(steps):
+                modes, rows = transitions.draw_batch(seed, start + step, sizes, tuple(rest), self.mix)
+                alone, of_pair = np.where(modes == 0, rows.T, 0).T, np.where(modes == 0, 0, rows.T).T
+                itself, one = np.stack([self.alone[alone], self.alone[alone], np.zeros_like(rows)]), self.pairs[:, of_pair]
+                drawn[:3, member, step] = np.where((modes == 0)[None, :, None], itself, one)
+                drawn[3, member, step] = modes[:, None]
+        return drawn
+
+    def read(self, start: int, kind: str) -> tuple[jax.Array, ...]:
+        """Rows before, rows after, actions and modes, int32 [N, S, R, B] each."""
+        axis = ensemble.batch_axis(kind)
+        return tuple(parallel.place(self.mesh, share_of(part, axis), axis) for part in self.draw(start))
+
+    def finish(self, read: tuple[jax.Array, ...], kind: str) -> CodeBatch:
+        """As `Feed.finish`."""
+        before, after, actions, modes = read
+        held = jax.device_put(self.codes, ensemble.state_sharding(kind, self.mesh))
+        sharding = parallel.split(self.mesh, ensemble.batch_axis(kind))
+        return CodeBatch(_take_codes(sharding, held, before), _take_codes(sharding, held, after), actions, modes)
+
+
+def call_shape(config: ml_collections.ConfigDict, num_examples: int) -> tuple[int, int, int]:
+    """(S, R, B) of a run's calls, whose epoch draws `num_examples`."""
+    t = phase(config)
+    return Plan.of(config, num_examples).steps_per_call, t.batch_size // t.micro_batch, t.micro_batch
+
+
+def share_of(array: np.ndarray, axis: int) -> np.ndarray:
+    """What this process takes of `axis`."""
+    return array[(slice(None),) * axis + (parallel.local_slice(array.shape[axis]),)]
 
 
 def placement(wanted: str, num_bytes: int, mesh: Mesh) -> str:
@@ -150,3 +207,10 @@ def _take(image_shape: tuple[int, int, int], sharding: jax.sharding.NamedShardin
     """Images [..., H, W, C] of the row numbers [...]; every device takes its own."""
     images = rows.at[numbers].get(mode="promise_in_bounds").reshape(*numbers.shape, *image_shape)
     return jax.lax.with_sharding_constraint(images, sharding)
+
+
+@partial(jax.jit, static_argnums=0)
+def _take_codes(sharding: jax.sharding.NamedSharding, codes: jax.Array, rows: jax.Array) -> jax.Array:
+    """Codes [N, ..., n] of rows [N, ...] of each member's codes [N, M, n]; every device takes its own."""
+    chosen = jax.vmap(lambda own, row: own.at[row].get(mode="promise_in_bounds"))(codes, rows)
+    return jax.lax.with_sharding_constraint(chosen, sharding)

@@ -1,4 +1,4 @@
-"""The methods as data: what each is, sees and trains, and from which run it starts (spec section 3)."""
+"""The methods as data: what each is, sees and trains, and from which run it starts (spec section 3; for the two of CT-VAE spec/ctvae.md section 4)."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,15 @@ BACKBONE = r"(encoder|decoder)/.*"
 
 
 class Method(NamedTuple):
-    """One row of the paper's comparison.
+    """One row of a paper's comparison.
 
     module: a context module stands between noise and decoder.
     contexts: the images that are seen, "all" or "obs" for the observational ones alone.
     targets: the module is told the intervention targets; False is t = 0 for every image.
     starts_from: the method of the trained run (`init_from`) whose BACKBONE tensors are copied; empty: from scratch.
     trains: ordered rules (regex of parameter paths, fraction of the epochs after which they train, None for never); the first that matches counts.
+    system: which of the published systems it belongs to, a key of `systems.TABLE`.
+    phase: the block of the config that says how it trains.
     """
 
     module: bool
@@ -22,6 +24,8 @@ class Method(NamedTuple):
     targets: bool = True
     starts_from: str = ""
     trains: tuple[tuple[str, float | None], ...] = ((NEW, 0.0), (BACKBONE, 0.0))
+    system: str = "context"
+    phase: str = "train"
 
 
 METHODS = {
@@ -31,4 +35,11 @@ METHODS = {
     "cm_pooled": Method(module=True, targets=False),
     "cm_frozen": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, None))),
     "cm_fine_tune": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, 0.2))),
+    "mcq_vae": Method(module=False, trains=((".*", 0.0),), system="transition", phase="autoencoder"),
+    "ct_vae": Method(module=False, starts_from="mcq_vae", trains=((".*", 0.0),), system="transition"),
 }
+
+
+def of_system(system: str) -> list[str]:
+    """Names of the methods of a system, in the order of the table."""
+    return [name for name, method in METHODS.items() if method.system == system]

@@ -12,11 +12,18 @@ import jax.numpy as jnp
 import optax
 
 
-def learning_rate(step: jax.Array, peak: jax.Array, final: jax.Array, warmup_steps: int, total_steps: int) -> jax.Array:
-    """Linear warm-up to `peak`, cosine to `final` over the rest. Short runs warm up over a quarter of their steps at most."""
+DECAYS = ("cosine", "exponential")
+
+
+def learning_rate(step: jax.Array, peak: jax.Array, final: jax.Array, warmup_steps: int, total_steps: int, decay: str = "cosine") -> jax.Array:
+    """Linear warm-up to `peak`, then one of DECAYS to `final` over the rest. Short runs warm up over a quarter of their steps at most."""
     warmup = min(warmup_steps, total_steps // 4)
-    cosine = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1), final / peak)
-    return jnp.where(step < warmup, peak * step / max(warmup, 1), cosine(step - warmup))
+    rest = max(total_steps - warmup, 1)
+    if decay == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest, final / peak)(step - warmup)
+    else:
+        after = peak * (final / peak) ** ((step - warmup) / rest)
+    return jnp.where(step < warmup, peak * step / max(warmup, 1), after)
 
 
 def groups(rules: Sequence[str], tree: dict) -> dict:

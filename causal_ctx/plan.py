@@ -6,7 +6,8 @@ import math
 import ml_collections
 import numpy as np
 
-from causal_ctx.data import ContextData
+from causal_ctx import systems
+from causal_ctx.config import phase
 from causal_ctx.methods import METHODS
 
 
@@ -14,9 +15,9 @@ from causal_ctx.methods import METHODS
 class Record:
     """What a run knows beside the state, all numbers: saved with it, so that a resumed run is an uninterrupted one."""
 
-    best_loss_nats: float = np.inf  # on the validation images, in the best epoch
+    best_loss: float = np.inf  # on the validation examples, in the best epoch, in the unit of the objective
     best_epoch: int = -1
-    last_loss_nats: float = np.inf  # in the last one
+    last_loss: float = np.inf  # in the last one
     seconds: float = 0.0  # of wall time, shared evenly by runs that train together: compiling, waiting for data, validating and saving included
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -43,22 +44,23 @@ class Plan:
     thawed: int = 0
 
     @classmethod
-    def of(cls, config: ml_collections.ConfigDict, num_images: int) -> "Plan":
-        """The plan of `config` for `num_images` training images, so many of which an epoch draws.
+    def of(cls, config: ml_collections.ConfigDict, num_examples: int) -> "Plan":
+        """The plan of `config` for `num_examples` training examples, so many of which an epoch draws.
 
         Calls of one length compile one program: of the step counts within 1 % of an epoch (or the nearest), the one that allows the longest calls.
         """
-        exact = num_images / config.train.batch_size
+        t = phase(config)
+        exact = num_examples / t.batch_size
         counts = {max(1, round(exact)), *range(math.ceil(0.99 * exact), math.floor(1.01 * exact) + 1)}
-        longest = lambda count: max(n for n in range(1, config.train.steps_per_call + 1) if count % n == 0)
+        longest = lambda count: max(n for n in range(1, t.steps_per_call + 1) if count % n == 0)
         steps = max(counts, key=lambda count: (longest(count), -abs(count - exact)))
         thawed = max(epoch for _, epoch in cls._thaws(config) if epoch is not None)
-        return cls(longest(steps), steps, config.train.epochs, config.train.patience_epochs, thawed)
+        return cls(longest(steps), steps, t.epochs, t.patience_epochs, thawed)
 
     @staticmethod
     def _thaws(config: ml_collections.ConfigDict) -> list[tuple[str, int | None]]:
         """(rule, epoch from which its parameters train, None for never), in the order of the method; a fraction is an epoch at least."""
-        epoch = lambda after: None if after is None else max(round(after * config.train.epochs), int(after > 0))
+        epoch = lambda after: None if after is None else max(round(after * phase(config).epochs), int(after > 0))
         return [(rule, epoch(after)) for rule, after in METHODS[config.method].trains]
 
     def trains_from(self, config: ml_collections.ConfigDict) -> np.ndarray:
@@ -77,11 +79,6 @@ class Plan:
         return step >= self.total_steps or (record.best_epoch >= 0 and step // self.steps_per_epoch - since >= self.patience)
 
 
-def seen(config: ml_collections.ConfigDict, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The contexts among `images` that the config's method is trained on."""
-    return images if METHODS[config.method].contexts == "all" else {"obs": images["obs"]}
-
-
-def plan_of(config: ml_collections.ConfigDict, dataset: ContextData) -> Plan:
-    """The plan for the images of `dataset` that the config's method sees."""
-    return Plan.of(config, sum(len(images) for images in seen(config, dataset.train).values()))
+def plan_of(config: ml_collections.ConfigDict, dataset) -> Plan:
+    """The plan for the examples of `dataset` that the config's method sees."""
+    return Plan.of(config, systems.of(config).num_examples(config, dataset))

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import ml_collections
 
-from causal_ctx import sweep
-from causal_ctx.config import ConfigError, flat
+from causal_ctx import sweep, workdir as workdirs
+from causal_ctx.config import ConfigError, flat, phase
 from causal_ctx.plan import plan_of
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, tables
@@ -32,7 +32,7 @@ def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Says which cells are published, what is missing in `workdir` and what it will cost; trains and scores it, and prints the table."""
     runs = sweep.members(config, workdir)
-    missing = {name: run for name, run in runs.items() if not sweep.complete(workdir / name)}
+    missing = {name: run for name, run in runs.items() if not workdirs.complete(workdir / name)}
     LOG.info("%d runs, of which %d are missing.", len(runs), len(missing))
     for label, cells in published_cells(runs.values()).items():
         told = {tables.MEASURES[measure].partition(":")[0].lower(): formats.show(cell) for measure, cell in cells.items()}
@@ -57,7 +57,7 @@ def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:
     by_content = {run.data.to_json(): run for run in runs.values()}
     loaded = {content: load_data(run) for content, run in by_content.items()}
     load = lambda run: loaded[run.data.to_json()]
-    images = sum(plan_of(run, load(run)).total_steps * run.train.batch_size for run in runs.values())
+    images = sum(plan_of(run, load(run)).total_steps * phase(run).batch_size for run in runs.values())
     typical = max(runs.values(), key=lambda run: run.method.startswith("cm_"))
     return images / images_per_second(typical, load(typical))
 

@@ -1,4 +1,4 @@
-"""A finished run as an object: `load_run(workdir)` generates, reconstructs and encodes, with interventions given by name."""
+"""A finished run as an object: `load_run(workdir)` generates, reconstructs and encodes, with interventions and actions given by name."""
 
 import functools
 from collections.abc import Iterable
@@ -9,14 +9,18 @@ import ml_collections
 import numpy as np
 
 from causal_ctx import config as configs
-from causal_ctx import data, parallel
+from causal_ctx import data, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data.contexts import OBSERVATIONAL, as_uint8
 from causal_ctx.data.contexts import subsets as all_subsets
+from causal_ctx.data.transition_sets import TransitionData
+from causal_ctx.evaluation.codes import CodePredictor
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import effective_causal_blocks
 from causal_ctx.start import initial_state, restore
+from causal_ctx.step import TrainState
+from causal_ctx.systems import transition
 
 MOST_SUBSETS = 1024  # of concepts: those of ten
 
@@ -99,22 +103,96 @@ class Run:
     @functools.cached_property
     def predictor(self) -> Predictor:
         """The best weights, behind arrays in place of names."""
-        with Checkpoints(self.workdir / "checkpoints") as checkpoints:
-            best, _ = restore(checkpoints, "best", initial_state(self.config, self.data, parallel.data_mesh()))
-        return build_predictor(self.config, self.data, best)
+        return build_predictor(self.config, self.data, best_state(self))
 
 
-def load_data(config: ml_collections.ConfigDict) -> data.ContextData:
+class TransitionRun:
+    """What a workdir of CT-VAE holds: `config`, `data`, and the best weights behind images, codes and names of actions.
+
+    Letters: n images, H, W, C image, K codebooks, h, w grid of nodes, A actions.
+    """
+
+    def __init__(self, workdir: Path, config: ml_collections.ConfigDict):
+        self.workdir, self.config = workdir, config
+
+    @functools.cached_property
+    def data(self) -> TransitionData:
+        """The run's data, made or read when first asked for."""
+        return load_data(self.config)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the A actions, "hair up", .., "hair down", in the order of their numbers."""
+        return self.data.actions
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Codes [n, K, h, w] of images [n, H, W, C], uint8 or floating point in [0, 1]."""
+        return self.predictor.encode(self._checked(images))
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Images float32 [n, H, W, C] of codes [n, K, h, w]."""
+        return self.predictor.decode(codes)
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Images [n, H, W, C] through their codes: float32 [n, H, W, C]."""
+        return self.decode(self.encode(images))
+
+    def apply(self, images: np.ndarray, *actions: str, seed: int | None = None) -> np.ndarray:
+        """Images float32 [n, H, W, C] after the named actions, one after the other; `seed` draws masks and graphs, None takes the likely ones.
+
+        Raises ValueError for unknown actions and for a run of mcq_vae, which has none.
+        """
+        codes = self.encode(images)
+        for number, name in enumerate(actions):
+            chosen = np.full(len(codes), self._action(name))
+            codes = self._acting().act(codes, chosen, seed=None if seed is None else seed + number).codes
+        return self.decode(codes)
+
+    def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = None) -> tuple[list[str], np.ndarray]:
+        """(the likeliest actions, n names; probabilities [n, A]) between images [n, H, W, C] before and after. Raises ValueError as `apply`."""
+        log_probs = self._acting().retrieve(self.encode(before), self.encode(after), seed)
+        return [self.actions[best] for best in log_probs.argmax(axis=1)], np.exp(log_probs)
+
+    def _action(self, name: str) -> int:
+        if name not in self.actions:
+            raise ValueError(f"There is no action {name!r}; choose one of {', '.join(self.actions)}.")
+        return self.actions.index(name)
+
+    def _acting(self) -> CodePredictor:
+        if self.predictor.transition is None:
+            raise ValueError(f"The run in {self.workdir} is of {self.config.method}, which knows no actions; load one of ct_vae.")
+        return self.predictor
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        return as_uint8("given", images, self.data.image_shape)
+
+    @functools.cached_property
+    def predictor(self) -> CodePredictor:
+        """The best weights, behind arrays in place of names."""
+        return transition.build_predictor(self.config, self.data, best_state(self))
+
+
+RUNS = {"context": Run, "transition": TransitionRun}
+
+
+def best_state(run: Run | TransitionRun) -> TrainState:
+    """The state of the best epoch. Raises DamagedError where there is none or it cannot be read."""
+    with Checkpoints(run.workdir / "checkpoints") as checkpoints:
+        return restore(checkpoints, "best", initial_state(run.config, run.data, parallel.data_mesh()))[0]
+
+
+def load_data(config: ml_collections.ConfigDict) -> systems.Data:
     """The run's data set; ConfigError for fields that it cannot be made from."""
     try:
-        return data.load(config.data)
-    except ValueError as error:
+        return systems.of(config).load(config)
+    except (ValueError, FileNotFoundError) as error:
         raise configs.ConfigError(str(error)) from error
 
 
-def load_run(workdir: str | Path) -> Run:
+def load_run(workdir: str | Path) -> Run | TransitionRun:
     """The run in `workdir`. Raises FileNotFoundError where there is none."""
     path = Path(workdir)
     if not (path / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no run: config.json is missing; give the --workdir of a finished run.")
-    return Run(path, configs.from_json((path / "config.json").read_text()))
+    config = configs.from_json((path / "config.json").read_text())
+    return RUNS[METHODS[config.method].system](path, config)

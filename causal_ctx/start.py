@@ -1,5 +1,6 @@
-"""What a run starts from: its trainer, its first state, and the tensors that it takes over from another run."""
+"""What a run starts from: its trainer, its first state, and what it takes over from another run."""
 
+import copy
 import logging
 from pathlib import Path
 
@@ -8,57 +9,45 @@ import jax.numpy as jnp
 import ml_collections
 
 from causal_ctx import config as configs
-from causal_ctx import optim, parallel
+from causal_ctx import optim, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
-from causal_ctx.data import ContextData
-from causal_ctx.methods import BACKBONE, METHODS
-from causal_ctx.models import build_model
-from causal_ctx.objectives.context_vae import ContextVAE
+from causal_ctx.config import StartError, phase
+from causal_ctx.methods import METHODS
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.step import Hyper, Trainer, TrainState
 
 LOG = logging.getLogger(__name__)
 
 
-class StartError(configs.ConfigError):
-    """A run that cannot start from the one named by `init_from`; the message is one sentence for the user."""
-
-
-def build_trainer(config: ml_collections.ConfigDict, dataset: ContextData, *others: ml_collections.ConfigDict) -> Trainer:
-    """Model, Adam with the paper's schedule, and which parameters train when; also for `others`, whose runs differ in numbers alone, as one program."""
-    penalties = [number for run in (config, *others) for number in (run.objective.group_penalty, run.objective.l2_penalty)]
-    method, rules = METHODS[config.method], tuple(rule for rule, _ in METHODS[config.method].trains)
+def build_trainer(config: ml_collections.ConfigDict, dataset, *others: ml_collections.ConfigDict) -> Trainer:
+    """The objective, Adam with the method's schedule, and which parameters train when; also for `others`, whose runs differ in numbers alone, as one program."""
+    rules, t = tuple(rule for rule, _ in METHODS[config.method].trains), phase(config)
     return Trainer(
-        objective=ContextVAE(
-            model=build_model(config, len(dataset.concepts), dataset.image_shape),
-            image_shape=dataset.image_shape,
-            num_concepts=len(dataset.concepts),
-            clamp_causal=config.train.clamp_causal and method.module,
-            penalised=method.module and any(penalties),
-        ),
+        objective=systems.of(config).objective(config, dataset, *others),
         rules=rules,
         total_steps=plan_of(config, dataset).total_steps,
-        warmup_steps=config.train.warmup_steps,
-        statistics_move=config.train.frozen_statistics == "moving",
+        warmup_steps=t.warmup_steps,
+        decay=t.decay,
+        statistics_move=t.get("frozen_statistics", "moving") == "moving",
         optimizer=optim.adam_in_groups(rules),
     )
 
 
-def hyper(config: ml_collections.ConfigDict, dataset: ContextData) -> Hyper:
+def hyper(config: ml_collections.ConfigDict, dataset) -> Hyper:
     """The numbers of `config` that a compiled step takes as arguments."""
     objective = {name: jnp.float32(number) for name, number in config.objective.items()}
-    rates = (jnp.float32(rate) for rate in (config.train.learning_rate, config.train.final_learning_rate))
+    rates = (jnp.float32(rate) for rate in (phase(config).learning_rate, phase(config).final_learning_rate))
     return Hyper(objective, *rates, jnp.asarray(plan_of(config, dataset).trains_from(config)))
 
 
-def initial_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: jax.sharding.Mesh) -> TrainState:
+def initial_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with fresh weights, replicated over `mesh`: what checkpoints look like and what "untrained" means."""
     state = build_trainer(config, dataset).init(config.seed, hyper(config, dataset))
     return jax.device_put(state, parallel.replicated(mesh))
 
 
-def first_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state before the first step: `initial_state`, with the backbone of the run in `config.init_from` where the method starts from one."""
+def first_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state before the first step: `initial_state`, with what the method takes over from the run in `config.init_from` where it starts from one."""
     state = initial_state(config, dataset, mesh)
     if not METHODS[config.method].starts_from:
         return state
@@ -66,13 +55,25 @@ def first_state(config: ml_collections.ConfigDict, dataset: ContextData, mesh: j
     with Checkpoints(Path(config.init_from) / "checkpoints") as checkpoints:
         if checkpoints.step("best") is None:
             raise StartError(f"The run in {config.init_from} has no trained weights yet; finish it first.")
-        copied = backbone(config, state.variables)
-        held = {path[1:] if path[0].key == "collections" else path: shape for path, shape in checkpoints.shapes("best", "state").items()}
-        refuse_misfits(config.init_from, copied, held)
         source, _ = restore(checkpoints, "best", initial_state(theirs, dataset, mesh))
-    taken = dict(jax.tree_util.tree_leaves_with_path(source.variables))
-    variables = jax.tree_util.tree_map_with_path(lambda path, ours: taken[path] if path in copied else ours, state.variables)
-    return state.replace(params=variables.pop("params"), collections=variables)
+    return systems.of(config).take_over(config, theirs, state, source)
+
+
+def source_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config of the run that the method starts from, where none is given."""
+    source = copy.deepcopy(config)
+    source.method, source.init_from = METHODS[config.method].starts_from, ""
+    return source
+
+
+def sourced(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
+    """`config` with `init_from` filled where the method starts from another run and none is given: a folder named by the method in the run's own."""
+    source = METHODS[config.method].starts_from
+    if not source or config.init_from:
+        return config
+    config = copy.deepcopy(config)
+    config.init_from = str(workdir / source)
+    return config
 
 
 def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -92,26 +93,14 @@ def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     return theirs
 
 
-def backbone(config: ml_collections.ConfigDict, variables: dict) -> dict:
-    """{path: shape} of the backbone's leaves of `variables`, running averages included."""
-    rules = [rule for rule, _ in METHODS[config.method].trains]
-    groups = {name: optim.groups(rules, tree) for name, tree in variables.items()}
-    chosen = dict(jax.tree_util.tree_leaves_with_path(groups))
-    return {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(variables) if rules[chosen[path]] == BACKBONE}
-
-
-def refuse_misfits(folder: str, ours: dict, theirs: dict) -> None:
-    """Raises StartError naming every tensor of {path: shape} `ours` that is missing in `theirs` or has another shape there."""
-    name = lambda path: "/".join(key.key for key in path[1:])
-    there = lambda path: list(theirs[path]) if path in theirs else "missing"
-    misfits = [f"{name(path)} ({there(path)} there, {list(shape)} here)" for path, shape in ours.items() if theirs.get(path) != shape]
-    if misfits:
-        raise StartError(f"The backbone in {folder} is another one: {', '.join(misfits)}; start from a run of the same backbone.")
-
-
 def tree(state: TrainState, record: Record) -> dict:
     """What a checkpoint holds."""
     return {"state": state, "record": record.arrays()}
+
+
+def build_feed(configs, dataset, mesh: jax.sharding.Mesh, states: TrainState | None = None):
+    """The `feed.Feed` of runs that differ in seed and numbers alone; `states` [N, ...] are what they go on from, needed where batches depend on weights."""
+    return systems.of(configs[0]).feed(configs, dataset, mesh, states)
 
 
 def restore(checkpoints: Checkpoints, name: str, like: TrainState) -> tuple[TrainState, Record]:

@@ -1,6 +1,6 @@
 """One training step, pure: state and batch in, state and metrics out. Devices never appear here.
 
-Letters: S steps per call, R micro-batches per step, B examples of one micro-batch, H, W, C image, K concepts, G groups of parameters.
+Letters: S steps per call, R micro-batches per step, B examples of one micro-batch, G groups of parameters. A batch is a tuple of arrays [R, B, ...].
 """
 
 from typing import NamedTuple
@@ -12,8 +12,6 @@ import optax
 
 from causal_ctx import optim
 from causal_ctx.objectives.objective import Batch, Objective
-
-__all__ = ["Batch", "Hyper", "TrainState", "Trainer"]
 
 
 class Hyper(NamedTuple):
@@ -50,14 +48,15 @@ class TrainState(flax.struct.PyTreeNode):
 class Trainer(NamedTuple):
     """What a step needs and never changes.
 
-    rules: regular expressions of the G groups of parameters. total_steps, warmup_steps: of the schedule. statistics_move: the collections of a frozen group
-    go on moving (quirk Q3).
+    rules: regular expressions of the G groups of parameters. total_steps, warmup_steps, decay: of the schedule. statistics_move: the collections of a frozen
+    group go on moving (quirk Q3).
     """
 
     objective: Objective
     rules: tuple[str, ...]
     total_steps: int
     warmup_steps: int
+    decay: str
     statistics_move: bool
     optimizer: optax.GradientTransformationExtraArgs
 
@@ -71,7 +70,7 @@ class Trainer(NamedTuple):
     def update(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         """One optimiser step on the gradient averaged over R micro-batches: batch [R, B, ...] -> (state, metrics, scalars)."""
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
-        keys = jax.random.split(step_key, len(batch.targets))
+        keys = jax.random.split(step_key, len(jax.tree.leaves(batch)[0]))
 
         def accumulate(carry, micro_batch_and_key):
             total, collections = carry
@@ -88,16 +87,17 @@ class Trainer(NamedTuple):
             keep = lambda group, new, old: jnp.where(trains[group], new, old)
             of_group = {name: optim.groups(self.rules, tree) for name, tree in collections.items()}
             collections = jax.tree.map(keep, of_group, collections, state.collections)
+        params, collections = self.objective.project(state.params, collections)
         metrics = jax.tree.map(jnp.mean, terms) | {"gradient_norm": optax.tree.norm(gradient)}
-        return state.replace(step=state.step + 1, collections=collections), metrics
+        return state.replace(step=state.step + 1, params=params, collections=collections), metrics
 
     def descend(self, state: TrainState, gradient: dict) -> tuple[TrainState, jax.Array]:
         """(the state with parameters moved against `gradient`, which groups train, bool [G])."""
         hyper, trains = state.hyper, state.hyper.trains_from <= state.step
         directions, opt_state = self.optimizer.update(gradient, state.opt_state, state.params, trains=trains)
-        rate = optim.learning_rate(state.step, hyper.learning_rate, hyper.final_learning_rate, self.warmup_steps, self.total_steps)
+        rate = optim.learning_rate(state.step, hyper.learning_rate, hyper.final_learning_rate, self.warmup_steps, self.total_steps, self.decay)
         params = jax.tree.map(lambda p, direction: p - rate * direction, state.params, directions)
-        return state.replace(params=self.objective.project(params), opt_state=opt_state), trains
+        return state.replace(params=params, opt_state=opt_state), trains
 
     def steps(self, state: TrainState, batches: Batch) -> tuple[TrainState, dict]:
         """`update` scanned over S steps: batches [S, R, B, ...] -> (state, metrics [S])."""

@@ -14,13 +14,15 @@ from causal_ctx import ensemble, workdir as workdirs
 from causal_ctx.config import ConfigError
 from causal_ctx.methods import METHODS
 from causal_ctx.reports import reading
-from causal_ctx.start import StartError, source_config
+from causal_ctx.config import StartError
+from causal_ctx.start import source_config
 from causal_ctx.train import train_together
 
 LOG = logging.getLogger(__name__)
 
-# In these the runs of one program may differ: the arrays have equal shapes and the values are arguments of the compiled step.
-NUMBERS = "seed init_from method objective.beta objective.group_penalty objective.l2_penalty train.learning_rate train.final_learning_rate".split()
+def varies(field: str) -> bool:
+    """Whether runs of one program may differ in a field: the arrays have equal shapes and the values are arguments of the compiled step."""
+    return field in ("seed", "init_from", "method") or field.startswith("objective.") or field.endswith("learning_rate")
 
 
 def sweep(run: ml_collections.ConfigDict, axes: dict[str, Sequence]) -> ml_collections.ConfigDict:
@@ -39,8 +41,13 @@ def sweep(run: ml_collections.ConfigDict, axes: dict[str, Sequence]) -> ml_colle
 
 
 def over_seeds(config: ml_collections.ConfigDict, seeds: int | None) -> ml_collections.ConfigDict:
-    """The sweep `config`, or the sweep over one run's config, with `seeds` seeds, the run's own first; None leaves the seeds as they are."""
-    config = config if "axes" in config else sweep(config, {})
+    """The sweep `config`, or the sweep over one run's config, with `seeds` seeds, the run's own first; None leaves the seeds as they are.
+
+    A run that starts from another's is swept together with that, unless it is given one.
+    """
+    if "axes" not in config:
+        source = METHODS[config.method].starts_from if config.method in METHODS and not config.init_from else ""
+        config = sweep(config, {"method": (source, config.method)} if source else {})
     if seeds is not None:
         config.axes.seed = tuple(range(config.run.seed, config.run.seed + seeds))
     return config
@@ -129,8 +136,8 @@ def groups(runs: dict[str, ml_collections.ConfigDict]) -> list[list[str]]:
 def shape_of(run: ml_collections.ConfigDict) -> str:
     """Equal for runs whose arrays have equal shapes and whose programs are the same."""
     method = METHODS[run.method]
-    fixed = {field: value for field, value in configs.flat(run.to_dict()).items() if field not in NUMBERS}
-    return json.dumps([fixed, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
+    fixed = {field: value for field, value in configs.flat(run.to_dict()).items() if not varies(field)}
+    return json.dumps([fixed, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -146,16 +153,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     workdirs.make(workdir, {"sweep.json": json.dumps({"axes": axes(config), "run": config.run.to_dict(), "table": config.table}, indent=2)})
     together = groups(runs)
     for number, names in enumerate(together, start=1):
-        missing = [name for name in names if not complete(workdir / name)]
+        missing = [name for name in names if not workdirs.complete(workdir / name)]
         if missing:
             LOG.info("Program %d of %d: %s.", number, len(together), "; ".join(missing))
             finish(config.ensemble, {workdir / name: runs[name] for name in missing})
     workdirs.report(None, workdir)
-
-
-def complete(folder: Path) -> bool:
-    """Whether the run in `folder` was trained to its end and scored, or diverged."""
-    return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"]["finished"])
 
 
 def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:

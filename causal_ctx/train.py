@@ -12,16 +12,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from causal_ctx import ensemble, parallel
+from causal_ctx import ensemble, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
-from causal_ctx.data import ContextData
-from causal_ctx.evaluation.predict import build_predictor
-from causal_ctx.evaluation.protocols import nats_to_bits_per_pixel
-from causal_ctx.feed import build_feed
+from causal_ctx.config import phase
 from causal_ctx.files import write_atomically
-from causal_ctx.plan import Record, plan_of, seen
+from causal_ctx.objectives.objective import means
+from causal_ctx.plan import Record, plan_of
 from causal_ctx.progress import MetricsLog, Progress
-from causal_ctx.start import build_trainer, first_state, initial_state, restore, tree
+from causal_ctx.start import build_feed, build_trainer, first_state, initial_state, restore, tree
 from causal_ctx.step import TrainState
 
 LOG = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class Interrupted(RuntimeError):
 class Member:
     """One run of those that train together: its config, its folder, and what it knows beside the state."""
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: Path, dataset: ContextData):
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Path, dataset: systems.Data):
         self.config, self.workdir, self.dataset, self.plan = config, Path(workdir), dataset, plan_of(config, dataset)
         self.checkpoints, self.log = Checkpoints(self.workdir / "checkpoints"), MetricsLog(self.workdir / "metrics.jsonl")
         self.record, self.step, self.failure = Record(), 0, None
@@ -70,24 +68,23 @@ class Member:
             return self.fail(failure)
         self.step += self.plan.steps_per_call
         self.record.seconds += seconds
-        means = {f"train/{name}": float(values.mean()) for name, values in metrics.items()}
-        self.log.write(self.position() | {"seconds": round(self.record.seconds, 3)} | means)
+        terms = {f"train/{name}": value for name, value in means(metrics).items()}
+        self.log.write(self.position() | {"seconds": round(self.record.seconds, 3)} | terms)
 
     def end_epoch(self, state: TrainState) -> None:
         """Validates, keeps the best weights, saves."""
-        loss, elbo = validate(self.config, self.dataset, state)
+        loss, others = validate(self.config, self.dataset, state)
         try:
-            check_finite({"validation_loss_nats": np.array([loss])}, self.step)
+            check_finite({"validation_loss": np.array([loss])}, self.step)
         except NonFiniteError as failure:
             return self.fail(failure)
-        bpp = nats_to_bits_per_pixel(-elbo, self.dataset.image_shape)
-        self.log.write(self.position() | {"validation/loss_nats": loss, "validation/elbo_nats": elbo, "validation/elbo_bpp": bpp})
-        self.record.last_loss_nats = loss
+        self.log.write(self.position() | {f"validation/{name}": number for name, number in others.items()})
+        self.record.last_loss = loss
         epoch = self.step // self.plan.steps_per_epoch
         if epoch == self.plan.thawed + 1:  # weights of the time before are those of another method
-            self.record.best_loss_nats = np.inf
-        if loss < self.record.best_loss_nats - self.config.train.min_improvement_nats:
-            self.record.best_loss_nats, self.record.best_epoch = loss, epoch
+            self.record.best_loss = np.inf
+        if loss < self.record.best_loss - phase(self.config).min_improvement:
+            self.record.best_loss, self.record.best_epoch = loss, epoch
             self.checkpoints.save("best", self.step, tree(state, self.record))
         self.save(state)
         if self.ended and self.step < self.plan.total_steps:
@@ -114,7 +111,7 @@ class Member:
 
     def position(self) -> dict:
         """Where in training a logged line stands."""
-        return {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch, "images": self.step * self.config.train.batch_size}
+        return {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch, "images": self.step * phase(self.config).batch_size}
 
     def best(self, like: TrainState) -> TrainState:
         """The state of the best epoch, after training."""
@@ -122,7 +119,7 @@ class Member:
             return restore(checkpoints, "best", like)[0]
 
 
-def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path) -> tuple[TrainState, TrainState, Record]:
+def train(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> tuple[TrainState, TrainState, Record]:
     """Trains, or goes on where `workdir` stopped; returns (best state, last state, record).
 
     Raises NonFiniteError (the last good checkpoint stays) and Interrupted (a checkpoint was written).
@@ -134,7 +131,7 @@ def train(config: ml_collections.ConfigDict, dataset: ContextData, workdir: Path
 
 
 def train_together(
-    configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, workdirs: Sequence[Path], kind: str = "auto"
+    configs: Sequence[ml_collections.ConfigDict], dataset: systems.Data, workdirs: Sequence[Path], kind: str = "auto"
 ) -> list[tuple[Member, TrainState]]:
     """Trains runs that differ in seed and numbers alone as one program, or goes on where each of `workdirs` stopped; returns (member, last state) of each.
 
@@ -149,7 +146,8 @@ def train_together(
         asked_to_stop = stack.enter_context(stop_signal())
         states = ensemble.stack([member.begin(mesh) for member in members])
         step = min((member.step for member in members if not member.ended), default=plan.total_steps)
-        feed = build_feed(configs, dataset, mesh)
+        feed = build_feed(configs, dataset, mesh, states)
+        loss = f"loss_{trainer.objective.unit}"
         if step < plan.total_steps:
             before = next(filter(None, (member.ensemble for member in members)), "")
             kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: feed.batch(step, kind), before)
@@ -166,7 +164,7 @@ def train_together(
             seconds, began = time.monotonic() - began, time.monotonic()
             for i, member in turn:
                 member.advance({name: values[i] for name, values in metrics.items()}, seconds / len(turn))
-            progress.advance(plan.steps_per_call, f"loss {metrics['loss_nats'][active].mean():.1f} nats")
+            progress.advance(plan.steps_per_call, f"loss {metrics[loss][active].mean():.4g} {trainer.objective.unit.replace('_', ' ')}")
             for i, member in turn:
                 if step % plan.steps_per_epoch == 0 and not member.failure:
                     member.end_epoch(ensemble.member(states, i, mesh))
@@ -179,26 +177,23 @@ def train_together(
     return [(member, ensemble.member(states, i, mesh)) for i, member in enumerate(members)]
 
 
-def images_per_second(config: ml_collections.ConfigDict, dataset: ContextData) -> float:
+def images_per_second(config: ml_collections.ConfigDict, dataset: systems.Data) -> float:
     """Training images per second of one run here, from one warm call."""
     mesh, trainer = parallel.data_mesh(), build_trainer(config, dataset)
     states = ensemble.stack([initial_state(config, dataset, mesh)])
     call = ensemble.compiled("vmap", trainer, mesh, size=1)
-    seconds = ensemble.call_seconds(call, states, build_feed([config], dataset, mesh).batch(0, "vmap"))
-    return plan_of(config, dataset).steps_per_call * config.train.batch_size / seconds
+    seconds = ensemble.call_seconds(call, states, build_feed([config], dataset, mesh, states).batch(0, "vmap"))
+    return plan_of(config, dataset).steps_per_call * phase(config).batch_size / seconds
 
 
-def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> tuple[float, float]:
-    """(loss without penalties, ELBO) of the validation images in nats per image, mean over the contexts that the method sees."""
-    predictor = build_predictor(config, dataset, state)
-    scores = [predictor.elbo(dataset.targets(name), images) for name, images in seen(config, dataset.validation).items()]
-    elbo, kl = (float(np.mean([score[name].mean() for score in scores])) for name in ("elbo_nats", "kl_nats"))
-    return -elbo + (config.objective.beta - 1) * kl, elbo
+def validate(config: ml_collections.ConfigDict, dataset: systems.Data, state: TrainState) -> tuple[float, dict[str, float]]:
+    """(validation loss in the unit of the objective, what is logged with it)."""
+    return systems.of(config).validate(config, dataset, state)
 
 
 def check_finite(metrics: dict[str, np.ndarray], first_step: int) -> None:
     """Raises NonFiniteError for the earliest step of metrics [S], naming the term that came first on the way from images to gradient."""
-    finite = {name: np.isfinite(metrics[name]) for name in sorted(metrics, key=lambda name: (name == "gradient_norm", name == "loss_nats"))}
+    finite = {name: np.isfinite(metrics[name]) for name in sorted(metrics, key=lambda name: (name == "gradient_norm", name.startswith("loss_")))}
     if all(values.all() for values in finite.values()):
         return
     offset, name = min((int(np.argmin(values)), order, name) for order, (name, values) in enumerate(finite.items()) if not values.all())[::2]

@@ -8,19 +8,16 @@ import jax
 import ml_collections
 
 from causal_ctx import config as configs
-from causal_ctx import data, parallel
+from causal_ctx import parallel, systems
 from causal_ctx.checkpoints import Checkpoints
-from causal_ctx.data import card
-from causal_ctx.evaluation import protocols
-from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.files import write_atomically
 from causal_ctx.methods import METHODS
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, page, reading, tables
 from causal_ctx.run import load_data, load_run
-from causal_ctx.plan import plan_of, seen
-from causal_ctx.start import initial_state, restore, source_config
+from causal_ctx.plan import plan_of
+from causal_ctx.start import initial_state, restore, source_config, source_of, sourced
 from causal_ctx.train import train
 
 LOG = logging.getLogger(__name__)
@@ -31,7 +28,11 @@ class WorkdirError(RuntimeError):
 
 
 def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """The default mode: whatever of training, evaluation and report `workdir` still lacks."""
+    """The default mode: whatever of training, evaluation and report `workdir` still lacks, and the run that it starts from, where none is given."""
+    given, config = config.init_from, sourced(config, workdir)
+    if METHODS[config.method].starts_from and not given and not complete(Path(config.init_from)):
+        LOG.info("%s starts from %s, which is trained first.", config.method, METHODS[config.method].starts_from)
+        train_evaluate_report(source_of(config), Path(config.init_from))
     if METHODS[config.method].starts_from and not (workdir / "checkpoints").exists():
         source_config(config)  # refuses before anything is written
     prepare(config, workdir)
@@ -45,21 +46,27 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
     _score_and_report(config, dataset, workdir)
 
 
+def complete(folder: Path) -> bool:
+    """Whether the run in `folder` was trained to its end and scored, or diverged."""
+    return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"]["finished"])
+
+
 def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Scores the best weights in `workdir` under both protocols, then draws figures and page."""
+    """Scores the best weights in `workdir`, then draws figures and page."""
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
+    config = sourced(config, workdir)
     prepare(config, workdir)
     _score_and_report(config, checked_data(config, workdir), workdir)
 
 
-def _score_and_report(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> None:
+def _score_and_report(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
     score(config, dataset, workdir)
     if parallel.is_first_process():
         report(config, workdir)
 
 
-def score(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> None:
+def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
     """Writes results.json of the trained run in `workdir`. Raises WorkdirError where its images are not finite."""
     try:
         results = evaluate(config, dataset, workdir)
@@ -88,13 +95,13 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     print(f"\nReport: {written}")
 
 
-def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> data.ContextData:
-    """The data set of the runs in `folders`, validated; what is found stays there as data_card.json, for later starts.
+def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> systems.Data:
+    """The data set of the runs in `folders`, validated; what is found stays there, for later starts.
 
     ConfigError for fields that it cannot be made from, and for data that no run makes sense with; what is only odd is logged.
     """
     dataset = load_data(config)
-    described = describe_data(config, dataset, *folders)
+    described = systems.of(config).describe(config, dataset, *folders)
     for problem in described["problems"]:
         if problem["level"] == "warning":
             LOG.warning("Data: %s", problem["sentence"])
@@ -102,33 +109,17 @@ def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> data.Cont
     return dataset
 
 
-def describe_data(config: ml_collections.ConfigDict, dataset: data.ContextData, *folders: Path) -> card.Card:
-    """The data card of `dataset`: the one that a folder keeps where it is of these data, else made, and kept in all of them."""
-    kept = {folder: reading.read_card(folder) for folder in folders}
-    identity = card.identity(dataset, config.train.micro_batch)
-    known = [found for found in kept.values() if found and found.get("checked") == identity and not _errors(found)]  # errors are looked at again: they may be mended
-    described = known[0] if known else card.describe(dataset, config.train.micro_batch)
-    for folder, found in kept.items():
-        if found != described and parallel.is_first_process():
-            write_atomically(folder / "data_card.json", json.dumps(described, indent=2))
-    return described
-
-
-def refuse_errors(described: card.Card) -> None:
-    """Raises ConfigError with every error of the card in its message."""
-    if errors := _errors(described):
+def refuse_errors(described: dict) -> None:
+    """Raises ConfigError with every error of what a system says of its data in its message."""
+    if errors := [problem["sentence"] for problem in described.get("problems", ()) if problem["level"] == "error"]:
         raise configs.ConfigError(" ".join(errors))
-
-
-def _errors(described: card.Card) -> list[str]:
-    return [problem["sentence"] for problem in described.get("problems", ()) if problem["level"] == "error"]
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything is there."""
     if not any((workdir / name).exists() for name in ("checkpoints", "results.json")):
         return make(workdir, {"config.json": configs.to_json(config)})
-    asked, there = config.to_dict(), reading.read_config(workdir)
+    asked, there = json.loads(configs.to_json(config)), reading.read_config(workdir)
     for field in ("placement", "cache_dir"):  # where images lie changes no run
         there.setdefault("data", {})[field] = config.data[field]
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
@@ -141,9 +132,9 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def same_source(there: Path, asked: Path, workdir: Path) -> bool:
-    """Whether two spellings of init_from mean one run: equal as absolute paths, or both the sibling of `workdir` that moved with it."""
-    there, asked = there.absolute(), asked.absolute()
-    moved = not there.exists() and there.name == asked.name and asked.parent == workdir.absolute().parent
+    """Whether two spellings of init_from mean one run: equal as absolute paths, or both a folder in `workdir` or beside it that moved with it."""
+    there, asked, workdir = there.absolute(), asked.absolute(), workdir.absolute()
+    moved = not there.exists() and there.name == asked.name and asked.parent in (workdir, workdir.parent)
     return there == asked or moved
 
 
@@ -157,7 +148,7 @@ def make(workdir: Path, files: dict[str, str]) -> None:
         raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder of yours.") from error
 
 
-def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workdir: Path) -> dict:
+def evaluate(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> dict:
     """The contents of results.json for the trained run in `workdir`. Raises WorkdirError where nothing was trained."""
     initial = initial_state(config, dataset, parallel.data_mesh())
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -165,35 +156,24 @@ def evaluate(config: ml_collections.ConfigDict, dataset: data.ContextData, workd
             raise WorkdirError(f"{workdir} holds no trained weights yet; run it with --mode=train.")
         best, _ = restore(checkpoints, "best", initial)
         last, record = restore(checkpoints, "newest", initial)
-    predictor, untrained = (build_predictor(config, dataset, state) for state in (best, initial))
     steps = int(last.step)
-    LOG.info("Scoring %s under both protocols.", workdir)
-    strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)))
-    losses = {"in_distribution_bpp": record.last_loss_nats, "in_distribution_best_bpp": record.best_loss_nats}
-    reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
-    if dataset.compositions:
-        unseen, beta = {name: dataset.held_out[name] for name in dataset.compositions}, config.objective.beta
-        known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
-        reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
+    images = steps * configs.phase(config).batch_size
+    LOG.info("Scoring %s.", workdir)
     return {
         "dataset": config.data.name,
         "method": config.method,
         "backbone": config.model.backbone,
         "seed": config.seed,
         "train": {
-            "images": steps * config.train.batch_size,
+            "images": images,
             "steps": steps,
             "seconds": record.seconds,
-            "images_per_second": steps * config.train.batch_size / max(record.seconds, 1e-9),
+            "images_per_second": images / max(record.seconds, 1e-9),
             "devices": jax.device_count(),
             "best_epoch": record.best_epoch,
             "finished": plan_of(config, dataset).finished(steps, record),
         },
-        "protocols": {
-            "strict": strict,
-            "paper": protocols.paper(dataset, predictor, reconstruction),
-        },
-    }
+    } | systems.of(config).evaluate(config, dataset, best, initial, record)
 
 
 def _print_tables(runs: list[Path]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from causal_ctx import config as configs
-from causal_ctx import ensemble, feed, parallel, workdir
+from causal_ctx import ensemble, feed, parallel, start, workdir
 from causal_ctx.data import ContextData, batches
 from tests import tiny
 
@@ -50,7 +50,7 @@ def dataset():
 
 
 def feeds(dataset, seeds=(3, 8), **overrides) -> feed.Feed:
-    return feed.build_feed([tiny.config(seed=seed, **overrides) for seed in seeds], dataset, parallel.data_mesh())
+    return start.build_feed([tiny.config(seed=seed, **overrides) for seed in seeds], dataset, parallel.data_mesh())
 
 
 def expected(dataset, seeds, start, one_context=True):
@@ -94,7 +94,7 @@ def test_a_reader_that_fails_or_waits_says_so(dataset, monkeypatch, caplog):
     monkeypatch.setattr(batches, "gather", lambda *given: time.sleep(0.02) or gather(*given))
     with caplog.at_level(logging.INFO, "causal_ctx.feed"):
         list(source.batches(range(0, 12, 2), "vmap"))
-    assert "of its time for images" in caplog.text
+    assert "of its time for its batches" in caplog.text
     monkeypatch.setattr(batches, "gather", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(source.batches(range(0, 12, 2), "vmap"))
@@ -107,11 +107,11 @@ def test_processes_take_disjoint_slices_of_the_same_global_batches(dataset, monk
     seeds = tuple(range(8)) if kind == "shard" else (3, 8)
     source = feeds(dataset, seeds, data__placement=placement)
     monkeypatch.setattr(parallel, "place", lambda mesh, array, axis: array)
-    whole = source._read(4, kind)
+    whole = source.read(4, kind)
     shares = []
     for index in range(count):
         monkeypatch.setattr(parallel, "local_slice", lambda size, index=index: parallel.share(size, index, count))
-        shares.append(source._read(4, kind))
+        shares.append(source.read(4, kind))
     for part, of_all in zip(zip(*shares), whole):
         assert {share.shape[ensemble.batch_axis(kind)] for share in part} == {of_all.shape[ensemble.batch_axis(kind)] // count}
         np.testing.assert_array_equal(np.concatenate(part, ensemble.batch_axis(kind)), of_all)

@@ -10,6 +10,7 @@ from causal_ctx.models import convolution as conv
 FORMS = {
     "strided": (conv.strided_conv, conv.strided_conv_as_matmul, conv._strided_conv_native),
     "transposed": (conv.transposed_conv, conv.transposed_conv_as_matmul, conv._transposed_conv_native),
+    "same": (conv.same_conv, conv.same_conv_as_matmul, conv._same_conv_native),
 }
 
 
@@ -17,7 +18,7 @@ FORMS = {
 def test_matrix_product_equals_native(key, name):
     chosen, fast, native = FORMS[name]
     x = jax.random.normal(key, (3, 6, 8, 5))
-    kernel = jax.random.normal(jax.random.fold_in(key, 1), (4, 4, 5, 7))
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (*((3, 3) if name == "same" else (4, 4)), 5, 7))
     probe = jax.random.normal(jax.random.fold_in(key, 2), native(x, kernel).shape)
     value_and_gradients = lambda f: jax.value_and_grad(lambda x, k: (f(x, k) * probe).sum(), argnums=(0, 1))(x, kernel)
     for form in (chosen, fast):

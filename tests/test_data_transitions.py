@@ -196,13 +196,15 @@ def test_select_limit_and_batches():
         transitions.select(found, "valid")
     few = transitions.limit(found, 100, seed=2)
     assert len(few.inputs) == 100 and directed(few) < directed(found) and len(transitions.limit(found, 10**6).inputs) == len(found.inputs)
-    drawn = [transitions.draw_batch(0, step, (10, 1000), 16, (0.5, 0.5, 0)) for step in range(200)]
-    assert all(np.array_equal(a[1], b[1]) for a, b in zip(drawn, (transitions.draw_batch(0, step, (10, 1000), 16, (0.5, 0.5, 0)) for step in range(3))))
-    modes = [mode for mode, _ in drawn]
-    assert 60 < modes.count("base") < 140 and modes.count("causal") == 0
-    assert {rows.shape for _, rows in drawn} == {(16,)} and all((rows < (10 if mode == "base" else 1000)).all() for mode, rows in drawn)
+    draw = lambda step: transitions.draw_batch(0, step, (10, 1000), (2, 16), (0.5, 0.5, 0))
+    drawn = [draw(step) for step in range(100)]
+    assert all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in zip(drawn, map(draw, range(3))))
+    modes, rows = (np.concatenate(part) for part in zip(*drawn))
+    assert modes.shape == (200,) and rows.shape == (200, 16)
+    assert 60 < (modes == 0).sum() < 140 and not (modes == 2).any()
+    assert rows[modes == 0].max() < 10 < 900 < rows[modes == 1].max() < 1000
     with pytest.raises(ValueError, match="mix of modes must be 3 weights"):
-        transitions.draw_batch(0, 0, (10, 10), 4, (0, 0, 0))
+        transitions.draw_batch(0, 0, (10, 10), (1, 4), (0, 0, 0))
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -171,8 +171,8 @@ def test_training_reduces_the_reconstruction_error(fields, threshold):
     variables, terms = train(model, images, 150, threshold=threshold)
     mse = terms["reconstruction_mse"]
     assert mse[-1] < 0.5 * mse[0]
-    assert np.isfinite(terms["loss"]).all()
-    np.testing.assert_allclose(terms["loss"], terms["reconstruction_mse"] + terms["vq_loss"], rtol=1e-5)
+    assert np.isfinite(terms["loss_squared_error"]).all()
+    np.testing.assert_allclose(terms["loss_squared_error"], terms["reconstruction_mse"] + terms["vq_loss"], rtol=1e-5)
 
 
 def test_every_parameter_gets_gradient(run):

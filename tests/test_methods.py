@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from causal_ctx import optim, parallel
-from causal_ctx.methods import BACKBONE, METHODS, NEW
+from causal_ctx.methods import BACKBONE, METHODS, NEW, of_system
 from causal_ctx.plan import plan_of
 from causal_ctx.start import StartError, build_trainer, first_state, initial_state
 from causal_ctx.train import train
@@ -120,7 +120,7 @@ def test_a_parameter_that_no_rule_names_is_an_error():
 def test_patience_counts_from_the_thaw():
     from causal_ctx.plan import Plan, Record
 
-    record = Record(best_epoch=1, best_loss_nats=1.0)
+    record = Record(best_epoch=1, best_loss=1.0)
     frozen, thawed = Plan(1, 1, 100, 5), Plan(1, 1, 100, 5, thawed=20)
     assert frozen.finished(6, record) and not thawed.finished(24, record) and thawed.finished(25, record)
 
@@ -137,7 +137,7 @@ def test_best_weights_are_counted_anew_from_the_thaw(dataset, tmp_path, monkeypa
     for epoch in range(1, 5):
         member.step = epoch * member.plan.steps_per_epoch
         member.end_epoch(None)
-    assert member.plan.thawed == 1 and (member.record.best_epoch, member.record.best_loss_nats) == (3, 4.0)
+    assert member.plan.thawed == 1 and (member.record.best_epoch, member.record.best_loss) == (3, 4.0)
 
 
 @pytest.mark.parametrize("epochs, thawed", [(1, 1), (2, 1), (5, 1), (8, 2), (100, 20)])
@@ -170,6 +170,6 @@ def test_what_cannot_be_started_from_is_refused(dataset, pooled, tmp_path):
 
 
 def test_methods_are_the_papers_six():
-    assert [(m.module, m.contexts, m.targets, m.starts_from) for m in METHODS.values()] == [
+    assert [(m.module, m.contexts, m.targets, m.starts_from) for m in map(METHODS.get, of_system("context"))] == [
         (False, "obs", True, ""), (False, "all", True, ""), (True, "all", True, ""), (True, "all", False, ""),
         (True, "all", True, "base_pooled"), (True, "all", True, "base_pooled")]

@@ -11,10 +11,10 @@ from causal_ctx import config as configs
 from causal_ctx import data, ensemble, parallel, reproduce, sweep, workdir
 from causal_ctx.config import ConfigError
 from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import of_system
 from causal_ctx.plan import plan_of
 from causal_ctx.start import build_trainer, hyper, initial_state
-from causal_ctx.step import Batch
+from causal_ctx.objectives.objective import ImageBatch
 from causal_ctx.train import Member, train, train_together
 from causal_ctx.workdir import WorkdirError
 from tests import tiny
@@ -40,7 +40,7 @@ def test_names_of_an_axis_may_come_as_one_string(tmp_path):
 
 
 def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
-    runs = sweep.members(sweep.sweep(tiny.config(), {"method": METHODS, "seed": range(2)}), tmp_path)
+    runs = sweep.members(sweep.sweep(tiny.config(), {"method": of_system("context"), "seed": range(2)}), tmp_path)
     groups = [sorted({runs[name].method for name in names}) for names in sweep.groups(runs)]
     assert groups == [["base"], ["base_pooled"], ["cm_pooled"], ["cm_end_to_end", "cm_fine_tune", "cm_frozen"]]
     assert runs["method=cm_frozen,seed=1"].init_from == str(tmp_path / "method=base_pooled,seed=1")
@@ -100,7 +100,7 @@ def test_members_are_the_runs_they_would_be_alone(kind, dataset, tmp_path):
         _, _, record = train(runs[i], dataset, folder)
         member, last = together[i]
         np.testing.assert_allclose(history(member.workdir), history(folder), rtol=1e-3)
-        np.testing.assert_allclose(member.record.best_loss_nats, record.best_loss_nats, rtol=1e-2)
+        np.testing.assert_allclose(member.record.best_loss, record.best_loss, rtol=1e-2)
         assert int(last.step) == plan_of(runs[i], dataset).total_steps
     assert not np.allclose(history(together[0][0].workdir), history(together[2][0].workdir))
 
@@ -146,12 +146,12 @@ def test_a_sweep_that_is_interrupted_and_resumed_is_uninterrupted(dataset, tmp_p
         for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(history(one.workdir), history(other.workdir))
-        assert one.record.best_loss_nats == other.record.best_loss_nats
+        assert one.record.best_loss == other.record.best_loss
 
 
 def test_early_stopping_is_per_member(dataset, tmp_path, monkeypatch):
     losses = {0: iter([5.0, 6.0, 7.0]), 1: iter([5.0, 4.0, 3.0, 2.0])}
-    monkeypatch.setattr("causal_ctx.train.validate", lambda config, *_: (loss := next(losses[config.seed]), -loss))
+    monkeypatch.setattr("causal_ctx.train.validate", lambda config, *_: (next(losses[config.seed]), {}))
     runs = [tiny.config(train__epochs=4, train__patience_epochs=2, seed=seed) for seed in range(2)]
     (first, early), (second, late) = members_of("map", dataset, tmp_path, runs)
     steps = plan_of(runs[0], dataset).steps_per_epoch
@@ -203,7 +203,7 @@ def test_the_source_of_a_moved_sweep_is_the_sibling_that_moved_along(tmp_path):
 def test_published_cells_are_told_before_anything_is_trained(tmp_path):
     runs = sweep.members(reproduce.sweep_of("main", "quad_dependent", "cpu"), tmp_path)
     cells = reproduce.published_cells(runs.values())
-    assert list(cells) == list(METHODS) and cells["cm_end_to_end"]["composition"].seeds == 5
+    assert list(cells) == of_system("context") and cells["cm_end_to_end"]["composition"].seeds == 5
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -232,7 +232,7 @@ def take_a_step(run, dataset, apply):
     """`apply(function, *arguments)` on making a first state and taking one step from it."""
     trainer, numbers, t = build_trainer(run, dataset), hyper(run, dataset), run.train
     rows = (1, t.batch_size // t.micro_batch, t.micro_batch)
-    batch = Batch(np.zeros((*rows, *dataset.image_shape), np.uint8), np.zeros((*rows, len(dataset.concepts)), np.float32))
+    batch = ImageBatch(np.zeros((*rows, *dataset.image_shape), np.uint8), np.zeros((*rows, len(dataset.concepts)), np.float32))
     state = apply(lambda: trainer.init(run.seed, numbers))
     return apply(trainer.steps, state, batch)
 

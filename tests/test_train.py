@@ -14,7 +14,7 @@ import pytest
 from causal_ctx import parallel
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import batches
-from causal_ctx.step import Batch
+from causal_ctx.objectives.objective import ImageBatch
 from causal_ctx.plan import Plan, plan_of
 from causal_ctx.start import build_trainer, initial_state, restore
 from causal_ctx.train import Interrupted, NonFiniteError, check_finite, train
@@ -32,7 +32,7 @@ def some_batch(config, dataset, steps=2):
     drawn = [batches.draw(0, s, sizes, shape, True) for s in range(steps)]
     contexts, indices = (np.stack(part) for part in zip(*drawn))
     targets = np.stack([dataset.targets(name) for name in dataset.train]).astype(np.float32)
-    return Batch(batches.gather(dataset.train, contexts, indices), targets[contexts])
+    return ImageBatch(batches.gather(dataset.train, contexts, indices), targets[contexts])
 
 
 def numbers(leaf):
@@ -118,7 +118,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path,
             stops.append(int(re.search(r"step (\d+)", str(stop))[1]))
     assert len(stops) == 2 and any(step % plan_of(config, dataset).steps_per_epoch for step in stops), "one stop must fall inside an epoch"
     chex.assert_trees_all_equal(*(jax.tree.map(numbers, pair) for pair in (whole, resumed)))
-    assert (record.best_epoch, record.best_loss_nats) == (resumed_record.best_epoch, resumed_record.best_loss_nats)
+    assert (record.best_epoch, record.best_loss) == (resumed_record.best_epoch, resumed_record.best_loss)
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "resumed")]
     untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in log] for log in lines]
     assert untimed[0] == untimed[1]
@@ -156,9 +156,9 @@ def test_an_epoch_is_a_whole_number_of_equal_calls_within_one_percent(images, ba
 
 def test_early_stopping_keeps_the_best_weights(dataset, tmp_path, monkeypatch):
     losses = iter([100.0, 50.0, 60.0, 70.0, 80.0, 10.0])
-    monkeypatch.setattr("causal_ctx.train.validate", lambda *_: (loss := next(losses), -loss))
+    monkeypatch.setattr("causal_ctx.train.validate", lambda *_: (next(losses), {}))
     best, last, record = train(tiny.config(train__epochs=6, train__patience_epochs=2), dataset, tmp_path)
-    assert (record.best_epoch, record.best_loss_nats, record.last_loss_nats) == (2, 50.0, 70.0)
+    assert (record.best_epoch, record.best_loss, record.last_loss) == (2, 50.0, 70.0)
     assert int(last.step) == 2 * int(best.step)  # stopped two epochs after the second
 
 

@@ -49,12 +49,14 @@ class TransitionData:
     """images: of each of SPLITS, those that the autoencoder and base mode see. transitions: those of all splits, as indices into `factors`.
 
     balanced_transitions: how many transitions there were of every action before the imbalance that `data.keep` asks for, int64 [A].
+    encoded: codes that users of the data have made and want to keep with it.
     """
 
     factors: FactorData
     images: Mapping[str, Images]
     transitions: Transitions
     balanced_transitions: np.ndarray
+    encoded: dict[tuple, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:

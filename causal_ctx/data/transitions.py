@@ -16,7 +16,7 @@ from causal_ctx.data.factors import FactorData, check_splits
 
 SPLITS = ("train", "validation", "test")  # the position of a name is its number
 ALL = "all"
-MODES = ("base", "action", "causal")  # spec section 3; all examples of a batch share one
+MODES = ("base", "action", "retrieval")  # spec section 3; all examples of a micro-batch share one
 
 _STREAMS = ("split", "neighbours", "attributes", "joint", "keep", "limit", "batch")
 
@@ -213,18 +213,18 @@ def keep_fractions(
     return take(transitions, kept)
 
 
-def draw_batch(seed: int, step: int, sizes: tuple[int, int], batch_size: int, mix: Sequence[float] = (1, 1, 1)) -> tuple[str, np.ndarray]:
-    """(mode, rows int64 [B]) of one step as a pure function of (seed, step): nothing to save. Every batch has one of MODES (spec section 4.3).
+def draw_batch(seed: int, step: int, sizes: tuple[int, int], shape: tuple[int, int], mix: Sequence[float] = (1, 1, 1)) -> tuple[np.ndarray, np.ndarray]:
+    """(modes int [R], rows int64 [R, B]) of one step, shape (R, B), as a pure function of (seed, step): nothing to save (spec section 4.3).
 
-    sizes: numbers of images (base mode draws rows of these) and of transitions (the two others). mix: relative frequencies of the modes; the
-    reference's are its numbers of batches, (images, transitions, transitions). Rows are uniform, with replacement.
+    Every micro-batch has one of MODES. sizes: numbers of images (base mode draws rows of these) and of transitions (the two others). mix: relative
+    frequencies of the modes; the reference's are its numbers of batches, (images, transitions, transitions). Rows are uniform, with replacement.
     """
     weights = np.asarray(mix, np.float64)
     if weights.shape != (len(MODES),) or not (weights >= 0).all() or not weights.sum() > 0:
         raise ValueError(f"The mix of modes must be {len(MODES)} weights ({', '.join(MODES)}), not all zero, got {tuple(mix)}; give such ones.")
     rng = _stream(seed, "batch", step)
-    mode = int(rng.choice(len(MODES), p=weights / weights.sum()))
-    return MODES[mode], rng.integers(sizes[min(mode, 1)], size=batch_size)
+    modes = rng.choice(len(MODES), p=weights / weights.sum(), size=shape[0])
+    return modes, rng.integers(np.array(sizes)[np.minimum(modes, 1), None], size=shape)
 
 
 def _neighbours(data: FactorData, factor: int, samples: int, rng: np.random.Generator) -> Pairs:

@@ -13,7 +13,7 @@ from causal_ctx import optim
 from causal_ctx.models.context_module import effective_causal_blocks
 from causal_ctx.models.conv_vae import ConvVAE
 from causal_ctx.objectives import vae
-from causal_ctx.objectives.objective import Batch
+from causal_ctx.objectives.objective import ImageBatch
 
 
 class ContextVAE(NamedTuple):
@@ -27,13 +27,16 @@ class ContextVAE(NamedTuple):
     num_concepts: int
     clamp_causal: bool
     penalised: bool
+    unit: str = "nats"
 
     def init(self, key: jax.Array) -> dict:
         """Fresh variables, projected."""
-        variables = _init(self.model, self.image_shape, self.num_concepts, key)
-        return variables | {"params": self.project(variables["params"])}
+        variables = dict(_init(self.model, self.image_shape, self.num_concepts, key))
+        params = variables.pop("params")
+        params, collections = self.project(params, variables)
+        return {"params": params, **collections}
 
-    def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
+    def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
         """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
         images = batch.images.astype(jnp.float32) / 255
         (logits, posterior), updated = self.model.apply(variables, images, batch.targets, key, train=True, mutable=["batch_stats"])
@@ -52,9 +55,9 @@ class ContextVAE(NamedTuple):
         group, l2 = vae.causal_penalties(blocks)
         return (numbers["group_penalty"] * group + numbers["l2_penalty"] * l2).mean() / targets.shape[0]
 
-    def project(self, params: dict) -> dict:
+    def project(self, params: dict, collections: dict) -> tuple[dict, dict]:
         """The parameters with the causal weights clamped, where they are."""
-        return optim.clamp_causal_weights(params) if self.clamp_causal else params
+        return (optim.clamp_causal_weights(params) if self.clamp_causal else params), collections
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

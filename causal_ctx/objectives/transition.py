@@ -3,12 +3,78 @@
 Letters: B batch, n nodes, N codes, A actions. Every term is computed per example; a loss is its mean over the batch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from causal_ctx.models.causal_transition import PRIOR, Transition, code_nats
+from causal_ctx.data.transitions import MODES
+from causal_ctx.models import causal_transition
+from causal_ctx.models.causal_transition import PRIOR, CausalTransition, Transition, code_nats
+from causal_ctx.objectives.mcq_vae import CodedVAE
+
+
+class CodeBatch(NamedTuple):
+    """before, after: codes uint8 or int32 [..., B, n]; actions, modes: int32 [..., B]. A mode is a position in MODES, and all of a micro-batch have one."""
+
+    before: jax.Array
+    after: jax.Array
+    actions: jax.Array
+    modes: jax.Array
+
+
+class CausalCodes(NamedTuple):
+    """An `objective.Objective` with the numbers of `Coefficients`: phase 2 of CT-VAE, which trains `layer` on codes.
+
+    The autoencoder's variables are the collection "autoencoder": frozen, and at hand wherever the state is.
+    """
+
+    layer: CausalTransition
+    autoencoder: CodedVAE
+    unit: str = "nats"
+
+    def init(self, key: jax.Array) -> dict:
+        """Fresh variables of both."""
+        params = jax.jit(self.layer.init)(jax.random.fold_in(key, 0))["params"]
+        return {"params": params, "autoencoder": self.autoencoder.init(key)}
+
+    def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: CodeBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
+        """Loss of one micro-batch in its mode (spec section 3), with (the frozen collection, mean terms, named by mode)."""
+        weights, settings = self.layer.apply({"params": variables["params"]}), self.layer.settings
+        weigh = Coefficients(**{name: numbers[name] for name in Coefficients._fields})
+        before, after, actions = batch.before.astype(jnp.int32), batch.after.astype(jnp.int32), batch.actions
+
+        def without():
+            return base_loss(*causal_transition.base(weights, settings, before, key), before, weigh)
+
+        def under_action():
+            return action_loss(causal_transition.action(weights, settings, before, actions, key), after, weigh, key)
+
+        def between():
+            return retrieval_loss(causal_transition.retrieve(weights, settings, before, after, key), actions)
+
+        value, terms = jax.lax.switch(batch.modes[0], _alike(dict(zip(MODES, (without, under_action, between)))))
+        return value, ({"autoencoder": variables["autoencoder"]}, {"loss_nats": value, **terms})
+
+    def project(self, params: dict, collections: dict) -> tuple[dict, dict]:
+        """The same."""
+        return params, collections
+
+
+def _alike(branches: dict[str, Callable]) -> list[Callable]:
+    """Branches () -> (loss, terms) made to return the terms of all modes, named "mode/term", zero where they are another's, and "weight/mode", one for their own."""
+    names = {mode: list(jax.eval_shape(branch)[1]) for mode, branch in branches.items()}
+    zeros = {f"{mode}/{name}": jnp.zeros(()) for mode in branches for name in names[mode]} | {f"weight/{mode}": jnp.zeros(()) for mode in branches}
+
+    def alike(mode: str) -> Callable:
+        def branch():
+            value, terms = branches[mode]()
+            return value, zeros | {f"{mode}/{name}": term for name, term in terms.items()} | {f"weight/{mode}": jnp.ones(())}
+
+        return branch
+
+    return [alike(mode) for mode in branches]
 
 
 class Coefficients(NamedTuple):

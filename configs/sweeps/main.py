@@ -5,9 +5,9 @@
 """
 
 from causal_ctx import config, sweep
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import of_system
 
 
 def get_config(size: str = "paper"):
     """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
-    return sweep.sweep(config.resize(config.default(), size), {"method": METHODS, "seed": range(5)})
+    return sweep.sweep(config.resize(config.default(), size), {"method": of_system("context"), "seed": range(5)})

@@ -12,8 +12,7 @@ import numpy as np
 
 from causal_ctx import config as configs
 from causal_ctx import data, ensemble, parallel
-from causal_ctx.feed import build_feed
-from causal_ctx.start import build_trainer, initial_state
+from causal_ctx.start import build_feed, build_trainer, initial_state
 
 ROUNDS, SEEDS = 5, 3
 

@@ -12,7 +12,7 @@ import numpy as np
 from causal_ctx import config as configs
 from causal_ctx import data, parallel
 from causal_ctx.start import build_trainer, initial_state
-from causal_ctx.step import Batch
+from causal_ctx.objectives.objective import ImageBatch
 from tests.benchmarks import torch_vae
 
 ROUNDS = 7
@@ -27,7 +27,7 @@ def main() -> None:
     trainer = build_trainer(config, dataset)
     images = rng.integers(0, 256, (1, micro_batches, n, 64, 64, 3), np.uint8)
     targets = np.broadcast_to(np.eye(6, dtype=np.float32)[np.arange(micro_batches) % 6][None, :, None], (1, micro_batches, n, 6))
-    batch = jax.device_put(Batch(images, np.ascontiguousarray(targets)), jax.devices()[0])
+    batch = jax.device_put(ImageBatch(images, np.ascontiguousarray(targets)), jax.devices()[0])
     state = jax.device_put(initial_state(config, dataset, parallel.data_mesh()), jax.devices()[0])
     call, step = jax.jit(trainer.steps, donate_argnums=0), torch_vae.stepper(micro_batches, n)
 
