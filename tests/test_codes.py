@@ -54,7 +54,7 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(in_batches, "__kwdefaults__", {"size": 4})
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(11, [4, 4, 4]), (8, [4, 4]), (3, [3]), (0, [1])])
+@pytest.mark.parametrize(("n", "sizes"), [(11, [4, 4, 4]), (8, [4, 4]), (3, [4]), (2, [2]), (1, [1]), (0, [1])])
 def test_batches_are_filled_up_and_cut_again(n, sizes):
     seen, x = [], np.arange(10, 10 + 2 * n).reshape(n, 2)
     function = lambda part: (seen.append(len(part)), (part.sum(1), part * 2))[1]

@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from causal_ctx.data import factor_sets, factors, transition_sets, transitions
+from causal_ctx.data import factor_sets, factors, transitions
 from causal_ctx.data.transition_sets import Images, fractions, load
 
 SIZES = {"hue": 6, "scale": 4, "shape": 8}
@@ -138,4 +138,6 @@ def test_a_published_partition_is_used(small, monkeypatch):
     monkeypatch.setattr(factor_sets, "load", lambda config: own)
     data = load(config())
     np.testing.assert_array_equal(data.images["test"].rows, np.arange(128, 192))
-    assert transition_sets.load(config(seed=5)).images["test"].rows.tolist() == data.images["test"].rows.tolist()
+    np.testing.assert_array_equal(load(config(seed=5)).images["test"].rows, np.arange(128, 192))
+    first, second = (load(config(seed=seed, train_images=9)).images["train"].rows for seed in (0, 1))
+    assert not np.array_equal(first, second)

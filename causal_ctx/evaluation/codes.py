@@ -2,8 +2,8 @@
 
 Letters: n examples, H, W, C image, h, w grid of nodes, D latent width, K codebooks of N codes, A actions, M = K h w nodes.
 
-Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no noise
-("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
+Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no
+noise ("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
 """
 
 from collections.abc import Callable
@@ -88,10 +88,13 @@ class CodePredictor(NamedTuple):
 
 
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = BATCH) -> Any:
-    """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined; the last batch is filled up with rows of
-    the first, so that one program serves all, and no rows at all with one of zeros."""
+    """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined.
+
+    The last batch is filled up with rows of the first, so that one program serves all; for fewer rows than `size` a power of two will do, so that programs
+    stay few. Of no rows at all one of zeros is made, for the shapes.
+    """
     n, parts = len(arrays[0]), []
-    size = min(size, max(n, 1))
+    size = min(size, 1 << max(n - 1, 0).bit_length())
     for start in range(0, max(n, 1), size):
         rows = np.arange(start, start + size) % max(n, 1)
         made = jax.device_get(function(*(array[rows] if n else np.zeros((1, *array.shape[1:]), array.dtype) for array in arrays)))

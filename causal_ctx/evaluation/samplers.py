@@ -2,8 +2,8 @@
 
 Letters: N images in a data set, V factors, m rows of `batch` images each.
 
-A sample is a function (rng, fixed int [m], batch) -> indices int [m, batch] in which all images of row i share the value of factor fixed[i]; with `fixed` None it is one
-row of nothing fixed.
+A sample is a function (rng, fixed int [m], batch) -> indices int [m, batch] in which all images of row i share the value of factor fixed[i]; with `fixed` None
+it is one row of nothing fixed.
 """
 
 from collections.abc import Callable
