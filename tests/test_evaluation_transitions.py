@@ -81,7 +81,8 @@ class Factors:
         if self.rule == "random":
             return self.random(seed).normal(size=(len(before), A))
         change = (after.astype(int) - before).reshape(len(before), V)
-        return np.concatenate([change, -change], axis=1).astype(float)  # of no change: the first action
+        change = np.where(abs(change).sum(1, keepdims=True) == 1, change, 0)  # other than one step tells nothing: the first action
+        return np.concatenate([change, -change], axis=1).astype(float)
 
 
 def scores_of(rule, **fields):
@@ -108,6 +109,7 @@ def test_a_perfect_transition():
     assert found["latent_nats"] == {"sampled": {"mean": 0.25, "standard_error": pytest.approx(0.25 / 3**0.5)}, "deterministic": 0}
     assert found["copy_nats"]["changed"] == 1 / V
     assert scores["base"]["code_accuracy"] == 1 and scores["base"]["latent_nats"]["deterministic"] == 0
+    assert scores["base"]["images"] == len(np.unique(scored_pairs(DATA.pairs("test"), 100)[0].inputs)) < 100
     assert scores["code_changes"]["changed_nodes"] == 1 and len(scores["code_changes"]["per_action"]) == A
 
 
@@ -224,7 +226,8 @@ def test_reconstructions_and_codes(monkeypatch):
     scores = autoencoder_scores(settings(images=0), DATA, Factors(offset=0.1))
     assert scores.keys() == {"reconstruction", "codes"} and json.loads(json.dumps(scores, allow_nan=False)) == scores
     found, (train, test) = scores["reconstruction"], (DATA.images[split][:] / 255 for split in ("train", "test"))
-    assert [found[f"{split}_mse"] for split in transitions.SPLITS] == pytest.approx([0.01] * 3, rel=1e-4) and found["test_psnr_db"] == pytest.approx(20, abs=1e-3)
+    assert [found[f"{split}_mse"] for split in transitions.SPLITS] == pytest.approx([0.01] * 3, rel=1e-4)
+    assert found["test_psnr_db"] == pytest.approx(20, abs=1e-3)
     assert found["mean_image_mse"] == pytest.approx(np.square(test - train.mean(0, keepdims=True)).mean()) and found["test_images"] == len(test)
     counts = np.bincount(np.round(test * 255 / STEP).astype(int).ravel(), minlength=N)
     shares = counts / counts.sum()
@@ -234,7 +237,9 @@ def test_reconstructions_and_codes(monkeypatch):
 
 
 def test_a_share_of_the_images_and_a_perfect_autoencoder():
-    predictor = Factors()
+    predictor, test = Factors(), DATA.images["test"]
+    rows = evaluation._some(test, 50).rows
+    assert len(np.unique(rows)) == 50 and np.isin(rows, test.rows).all() and rows[-1] > test.rows[60] and evaluation._some(test, 0) is test
     scores = autoencoder_scores(settings(images=50), DATA, predictor)
     assert predictor.seen == 150 and scores["reconstruction"]["test_images"] == 50
     assert autoencoder_scores(settings(images=50), DATA, Factors()) == scores
@@ -294,10 +299,12 @@ def test_validation(monkeypatch):
     copy = validation_scores(Factors("copy"), before, after, test.actions, 0.25)
     assert (copy["action_nats"], copy["loss_nats"]) == (1 / V, 0.25 / V - 1)
     monkeypatch.setattr(evaluation, "VALIDATION", 64)
-    lengths, random = [], Factors("random")
-    monkeypatch.setattr(random, "retrieve", lambda before, after, seed: (lengths.append(len(before)), Factors("random").retrieve(before, after, seed))[1])
+    calls, random = [], Factors("random")
+    for name in ("act", "retrieve"):
+        function = getattr(random, name)
+        monkeypatch.setattr(random, name, lambda *arguments, f=function: (calls.append((len(arguments[0]), arguments[-1])), f(*arguments))[1])
     first, again = (validation_scores(random, before, after, test.actions, 0.25) for _ in range(2))
-    assert lengths == [64, 64] and first == again and first["loss_nats"] == 0.25 * first["action_nats"] + first["retrieval_nats"]
+    assert calls == [(64, evaluation.SEED)] * 4 and first == again and first["loss_nats"] == 0.25 * first["action_nats"] + first["retrieval_nats"]
     assert first["factor_accuracy"] >= first["action_accuracy"]
 
 
