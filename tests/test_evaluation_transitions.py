@@ -157,6 +157,13 @@ def test_a_copying_transition():
         assert row["mse"] == pytest.approx(row["copy_mse"]) and row["copy_mse"] == pytest.approx(row["step"] ** 2 * ONE_STEP)
 
 
+def test_what_the_decoder_gets_wrong_is_told_from_what_the_transition_does():
+    found = transition_scores(settings(), DATA, Factors(offset=0.05))["action"]
+    assert [found[name] for name in ("mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, ONE_STEP], rel=1e-4)
+    assert [found["changed_pixels"][name] for name in ("mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, V * ONE_STEP], rel=1e-4)
+    assert found["copy_difference"]["mean"] == pytest.approx(0.0025 - ONE_STEP, rel=1e-4)
+
+
 def test_a_random_transition_is_at_chance():
     scores = scores_of("random", noise_seeds=20, pairs=400)
     action, factor = (scores["retrieval"]["sampled"][level] for level in ("action", "factor"))
@@ -199,7 +206,7 @@ def test_scored_pairs_keep_both_directions_together():
         assert len({*zip(pairs.inputs, pairs.outputs)}) == len(groups)
     first, again = (scored_pairs(test, 40)[0] for _ in range(2))
     np.testing.assert_array_equal(first.inputs, again.inputs)
-    assert len(np.unique(first.actions)) > 4  # drawn from all
+    assert len(np.unique(first.actions)) > 4 and first.inputs.max() > np.quantile(test.inputs, 0.8)  # drawn from all
 
 
 def test_the_error_of_a_mean_is_that_over_pairs():
