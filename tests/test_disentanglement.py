@@ -11,7 +11,8 @@ import scipy.stats
 
 from causal_ctx.evaluation import disentanglement, one_feature_svm
 from causal_ctx.evaluation.disentanglement import (
-    FAST, dci, dci_scores, discretise, disentanglement_scores, factor_vae, mig, mutual_information, one_code_accuracy, reduce_codes, sap, uniform_sampler)
+    FAST, dci, dci_scores, discretise, disentanglement_scores, factor_vae, mig, mutual_information, one_code_accuracy, reduce_codes, sap)
+from causal_ctx.evaluation.samplers import sampler, table_sampler, uniform_sampler
 
 TINY = FAST._replace(train=300, test=200, variance=100, batch=16, stages=8, depth=2)
 BINARY = np.array(list(itertools.product([0, 1], repeat=3)) * 25)  # three factors, exactly independent
@@ -330,6 +331,36 @@ def test_the_sampler_fixes_one_factor_per_row():
     assert uniform_sampler(GRID)(np.random.default_rng(0), None, 9).shape == (1, 9)
 
 
+TABLE = np.array([[0, 1, 0], [0, 2, 0], [0, 2, 0], [1, 0, 0], [1, 0, 3], [1, 0, 3], [1, 2, 3]])  # few of the combinations, one of them twice
+
+
+class Table(NamedTuple):
+    """A factor data set of a few images with the rows of a table as their factors."""
+
+    table: np.ndarray
+    factor_sizes: tuple[int, ...]
+
+    def factors(self, indices):
+        return self.table[indices]
+
+
+def test_a_table_gives_every_value_that_occurs_equally_often_and_every_image_that_has_it():
+    fixed = np.arange(3).repeat(2000)
+    indices = sampler(Table(TABLE, (2, 3, 4)))(np.random.default_rng(0), fixed, 5)
+    assert indices.shape == (6000, 5)
+    for factor, column in enumerate(TABLE.T):
+        own = column[indices[fixed == factor]]
+        np.testing.assert_array_equal(own, own[:, :1].repeat(5, axis=1))
+        values, counts = np.unique(own[:, 0], return_counts=True)
+        np.testing.assert_array_equal(values, np.unique(column))
+        np.testing.assert_allclose(counts / 2000, 1 / len(values), atol=0.05)
+        shares = np.bincount(indices[fixed == factor].ravel(), minlength=7) / 10_000
+        np.testing.assert_allclose(shares, [1 / len(values) / np.sum(column == value) for value in column], atol=0.02)
+    anywhere = table_sampler(TABLE)(np.random.default_rng(0), None, 7000)
+    assert anywhere.shape == (1, 7000)
+    np.testing.assert_allclose(np.bincount(anywhere[0]) / 1000, 1, atol=0.12)
+
+
 def test_the_spread_of_ids_is_the_variance_of_their_one_hot_codes(monkeypatch):
     ids = np.random.default_rng(0).integers(-3, 4, (5, 11, 6))
     one_hot = (ids[..., None] == np.arange(-3, 4)).astype(float)
@@ -352,6 +383,13 @@ def test_all_scores_of_a_data_set():
     assert json.loads(json.dumps(scores)) == scores and all(type(value) in (float, int) for value in scores.values())
     assert scores["dci_disentanglement"] > 0.98 and scores["mig"] > 0.95 and scores["factor_vae_eval"] == 1
     assert disentanglement_scores(represent, GRID, TINY, seed=1) == scores | {"parameters": parameters}
+
+
+def test_scores_of_a_table_that_lacks_combinations():
+    table = np.array([f for f in itertools.product(range(3), range(4), range(2)) if sum(f) % 3] * 9)
+    scores = disentanglement_scores(lambda indices: table[indices], Table(table, (3, 4, 2)), TINY, scores=("mig", "factor_vae"))
+    assert scores["factor_vae_eval"] == 1 and scores["mig"] > 0.6
+    assert scores.keys() == {"mig", "factor_vae_train", "factor_vae_eval", "factor_vae_active_dimensions", "parameters"}
 
 
 @pytest.mark.parametrize(("codes", "factors", "message"), [
@@ -400,3 +438,6 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     for call in (lambda: dci(MANY, MANY, MANY, MANY), lambda: disentanglement_scores(None, GRID)):
         with pytest.raises(ModuleNotFoundError, match=r"needs scikit-learn, .* extra \[disentanglement\]"):
             call()
+    assert "scikit-learn" in disentanglement.why_no_dci()
+    without = disentanglement_scores(GRID.factors, GRID, TINY, scores=("mig", "sap", "factor_vae"))
+    assert without["factor_vae_eval"] == 1 and not [name for name in without if name.startswith("dci")]

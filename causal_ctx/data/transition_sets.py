@@ -4,7 +4,6 @@ Letters: n images, V factors, A = 2V actions, T transitions, H, W, C image.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,7 +77,6 @@ class TransitionData:
         """Names of the A actions: action f raises factor f, action f + V lowers it."""
         return transitions.action_names(self.factors.factor_names)
 
-    @functools.cache
     def pairs(self, split: str) -> Transitions:
         """The transitions of one split."""
         return transitions.select(self.transitions, split)
@@ -90,12 +88,13 @@ def load(config) -> TransitionData:
     Raises ValueError (one sentence) for what cannot be made or read, and where a split is left without images or transitions.
     """
     data = factor_sets.load(config)
+    shares = fractions(config.keep, data)
     splits = _splits(config, data)
     if config.variations:
         made = transition_files.read_transitions(Path(config.variations), data, splits)
     else:
         made = transitions.make(data, splits, config.samples or None, config.seed)
-    kept = transitions.keep_fractions(made, fractions(config.keep, data), data.num_factors, seed=config.seed)
+    kept = transitions.keep_fractions(made, shares, data.num_factors, seed=config.seed)
     _refuse_empty(data.name, kept)
     limits = (config.train_images, config.held_out_images, config.held_out_images)
     rows = {split: _rows(splits, number, limit, config.seed) for number, (split, limit) in enumerate(zip(SPLITS, limits))}
@@ -104,16 +103,21 @@ def load(config) -> TransitionData:
 
 
 def fractions(keep: str, data: FactorData) -> dict[int, float]:
-    """{factor: fraction of its training pairs that stays} of "hair=0.1,eyes=0.5". Raises ValueError for another form and unknown factors."""
+    """{factor: fraction of its training pairs that stays} of "hair=0.1,eyes=0.5". Raises ValueError for another form, unknown or
+    repeated factors, and fractions outside [0, 1]."""
     found = {}
     for part in filter(None, keep.replace(" ", "").split(",")):
         name, _, number = part.partition("=")
         if name not in data.factor_names:
             raise ValueError(f"data.keep names the factor {name!r}, which {data.name} does not have; choose from {', '.join(data.factor_names)}.")
+        if (factor := data.factor_names.index(name)) in found:
+            raise ValueError(f"data.keep names the factor {name!r} twice; give it one fraction.")
         try:
-            found[data.factor_names.index(name)] = float(number)
+            found[factor] = float(number)
         except ValueError:
             raise ValueError(f"data.keep is {keep!r}; write it as factor=fraction, with commas between, for example {data.factor_names[0]}=0.1.") from None
+        if not 0 <= found[factor] <= 1:
+            raise ValueError(f"data.keep gives {name} the fraction {number}; a share of its pairs lies from 0 to 1.")
     return found
 
 
@@ -121,6 +125,8 @@ def _splits(config, data: FactorData) -> np.ndarray:
     """Split of every image, uint8 [N]: read from `config.partition`, else the data set's own, else random."""
     if config.partition:
         return transition_files.read_partition(Path(config.partition), data)
+    if config.variations and data.partition is None:
+        raise ValueError(f"data.variations is {config.variations!r} without data.partition, and {data.name} has no splits of its own; give both files.")
     return transitions.random_splits(len(data), config.seed) if data.partition is None else data.partition
 
 

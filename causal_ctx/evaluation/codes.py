@@ -2,8 +2,8 @@
 
 Letters: n examples, H, W, C image, h, w grid of nodes, D latent width, K codebooks of N codes, A actions, M = K h w nodes.
 
-Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no noise
-("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
+Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no
+noise ("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from causal_ctx.models import causal_transition
 from causal_ctx.models.causal_transition import CausalTransition
 from causal_ctx.models.mcq_vae import MCQVAE, encode_to_codes
 
-BATCH = 256
+BATCH = 256  # examples at a time; in `retrieve` examples times actions that are computed together
 
 
 class Acted(NamedTuple):
@@ -51,7 +51,12 @@ class CodePredictor(NamedTuple):
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Latents before quantisation, float32 [n, h * w * D], of images uint8 [n, H, W, C]."""
-        return in_batches(partial(_features, self.model, self.autoencoder), images)
+        return self.represent(images)[1]
+
+    def represent(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and features, as from `encode` and `features`, by the encoder once."""
+        codes, features = in_batches(partial(_represent, self.model, self.autoencoder), images)
+        return codes.astype(np.min_scalar_type(self.model.quantiser.num_codes - 1)), features
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Images float32 [n, H, W, C] in [0, 1] of codes [n, K, h, w]."""
@@ -77,23 +82,28 @@ class CodePredictor(NamedTuple):
 
     def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = None) -> np.ndarray:
         """Log-probabilities float32 [n, A] of the action between codes, both [n, K, h, w]."""
-        return in_batches(_seeded(partial(_retrieve, self.transition, self.params), seed), _flat(before), _flat(after))
+        together = min(self.transition.settings.actions_at_once or self.transition.num_actions, self.transition.num_actions)
+        run = _seeded(partial(_retrieve, self.transition, self.params), seed)
+        return in_batches(run, _flat(before), _flat(after), size=max(BATCH // together, 1))
 
 
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = BATCH) -> Any:
-    """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined; the last batch is filled up with rows of
-    the first, so that one program serves all."""
+    """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined.
+
+    The last batch is filled up with rows of the first, so that one program serves all; for fewer rows than `size` a power of two will do, so that programs
+    stay few. Of no rows at all one of zeros is made, for the shapes.
+    """
     n, parts = len(arrays[0]), []
-    size = min(size, max(n, 1))
+    size = min(size, 1 << max(n - 1, 0).bit_length())
     for start in range(0, max(n, 1), size):
         rows = np.arange(start, start + size) % max(n, 1)
-        made = jax.device_get(function(*(array[rows] for array in arrays)))
+        made = jax.device_get(function(*(array[rows] if n else np.zeros((1, *array.shape[1:]), array.dtype) for array in arrays)))
         parts.append(jax.tree.map(lambda leaf: leaf[: n - start], made))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def _flat(codes: np.ndarray) -> np.ndarray:
-    return np.asarray(codes).reshape(len(codes), -1).astype(np.int32)
+    return np.asarray(codes).reshape(len(codes), int(np.prod(codes.shape[1:]))).astype(np.int32)
 
 
 def _seeded(function: Callable, seed: int | None) -> Callable:
@@ -105,9 +115,9 @@ def _seeded(function: Callable, seed: int | None) -> Callable:
 
 
 @partial(jax.jit, static_argnums=0)
-def _features(model: MCQVAE, variables: dict, images: jax.Array) -> jax.Array:
+def _represent(model: MCQVAE, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     z = model.apply(variables, images.astype(jnp.float32) / 255, method="encode")
-    return z.reshape(len(z), -1)
+    return model.apply(variables, z, method=lambda bound, latents: bound.quantiser.indices(latents)), z.reshape(len(z), -1)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,14 +7,16 @@ takes them as the bins, SAP classifies by a table over them, and FactorVAE measu
 trees cut them as numbers: a tree can single out any id, but needs more cuts for it. Factors are integers [n, V], at least two values each.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import entr
 
 from causal_ctx.evaluation import one_feature_svm
+from causal_ctx.evaluation.samplers import Sample, sampler
 
+SCORES = ("dci", "mig", "sap", "factor_vae")
 REDUCTIONS = ("none", "variance", "pca")
 SVM_C = 0.01  # SAP's LinearSVC
 LEARNING_RATE = 0.1  # of DCI's gradient boosting
@@ -41,25 +43,37 @@ FAST = Settings(train=1_000, test=500, variance=512, batch=16, stages=20)
 FULL = Settings(train=10_000, test=5_000, variance=10_000, batch=64, stages=100)  # the standard protocol
 
 
-def disentanglement_scores(represent: Callable[[np.ndarray], np.ndarray], data, settings: Settings = FAST, seed: int = 0) -> dict:
-    """All four scores of `represent` (dataset indices [n] -> codes [n, ...]) on uniformly drawn factors of `data`.
+def disentanglement_scores(
+    represent: Callable[[np.ndarray], np.ndarray], data, settings: Settings = FAST, seed: int = 0, scores: Sequence[str] = SCORES
+) -> dict:
+    """All of `scores` of `represent` (dataset indices [n] -> codes [n, ...]) on images of `data` as its `sampler` draws them.
 
-    `data` has `factor_sizes` (V numbers) and `index(factors [n, V]) -> indices [n]`. Returns the numbers of `dci`, `mig`, `sap` and `factor_vae` in one
-    dict, and {"parameters": {score: its parameters}} with the seed.
+    `data` has `factor_sizes` (V numbers), `index(factors [n, V]) -> indices [n]` and `factors(indices) -> factors`, and may have a table of factors. Returns
+    the numbers of `dci`, `mig`, `sap` and `factor_vae` in one dict, and {"parameters": {score: its parameters}} with the seed.
     """
     _check_settings(settings)
-    _gradient_boosting()  # refused before anything is represented
-    rng, sizes = np.random.default_rng(seed), np.asarray(data.factor_sizes)
-    train, test = (rng.integers(0, sizes, (number, len(sizes))) for number in (settings.train, settings.test))
-    codes, codes_test = (np.asarray(represent(data.index(factors))) for factors in (train, test))
-    scores = {
-        "dci": dci(codes, train, codes_test, test, settings, seed),
-        "mig": mig(codes, train, settings.bins),
-        "sap": sap(codes, train, codes_test, test),
-        "factor_vae": factor_vae(represent, uniform_sampler(data), len(sizes), settings, seed),
+    if "dci" in scores:
+        _gradient_boosting()  # refused before anything is represented
+    rng, sample = np.random.default_rng(seed), sampler(data)
+    drawn = [sample(rng, None, number)[0] for number in (settings.train, settings.test)]
+    (train, test), (codes, codes_test) = ([np.asarray(read(indices)) for indices in drawn] for read in (data.factors, represent))
+    functions = {
+        "dci": lambda: dci(codes, train, codes_test, test, settings, seed),
+        "mig": lambda: mig(codes, train, settings.bins),
+        "sap": lambda: sap(codes, train, codes_test, test),
+        "factor_vae": lambda: factor_vae(represent, sample, train.shape[1], settings, seed),
     }
-    parameters = {name: score.pop("parameters") for name, score in scores.items()}
-    return {key: value for score in scores.values() for key, value in score.items()} | {"parameters": parameters | {"seed": seed}}
+    found = {name: functions[name]() for name in scores}
+    parameters = {name: score.pop("parameters") for name, score in found.items()}
+    return {key: value for score in found.values() for key, value in score.items()} | {"parameters": parameters | {"seed": seed}}
+
+
+def why_no_dci() -> str | None:
+    """One sentence that says what DCI lacks here, None where it can be had."""
+    try:
+        _gradient_boosting()
+    except ModuleNotFoundError as error:
+        return str(error)
 
 
 def dci(
@@ -180,7 +194,7 @@ def one_code_accuracy(codes_train: np.ndarray, factors_train: np.ndarray, codes_
 
 def factor_vae(
     represent: Callable[[np.ndarray], np.ndarray],
-    sample: Callable[[np.random.Generator, np.ndarray | None, int], np.ndarray],
+    sample: Sample,
     num_factors: int,
     settings: Settings = FAST,
     seed: int = 0,
@@ -191,7 +205,7 @@ def factor_vae(
     for the factor it is named for most often in `settings.train` votes, and the scores are the accuracies of that table on them and on `settings.test`
     others. A dimension that is constant never wins; if all are, both accuracies are 0.
     `represent(indices [n]) -> codes [n, ...]`; `sample(rng, fixed [m], batch) -> indices [m, batch]`, factor fixed[i] being the same all along row i, and
-    with fixed None one row of nothing fixed: see `uniform_sampler`. Raises ValueError for settings or codes that do not fit.
+    with fixed None one row of nothing fixed: see `samplers`. Raises ValueError for settings or codes that do not fit.
     """
     _check_settings(settings)
     rng = np.random.default_rng(seed)
@@ -212,20 +226,6 @@ def factor_vae(
     right = votes.argmax(1)[winners] == fixed
     scores = {"factor_vae_train": float(right[: settings.train].mean()), "factor_vae_eval": float(right[settings.train :].mean())}
     return scores | {"factor_vae_active_dimensions": int(active.sum()), "parameters": parameters}
-
-
-def uniform_sampler(data) -> Callable[[np.random.Generator, np.ndarray | None, int], np.ndarray]:
-    """The `sample` of `factor_vae` for a full grid of factors: uniform values, `data` as for `disentanglement_scores`."""
-    sizes = np.asarray(data.factor_sizes)
-
-    def sample(rng: np.random.Generator, fixed: np.ndarray | None, batch: int) -> np.ndarray:
-        factors = rng.integers(0, sizes, (1 if fixed is None else len(fixed), batch, len(sizes)))
-        if fixed is not None:
-            rows = np.arange(len(fixed))
-            factors[rows, :, fixed] = factors[rows, :1, fixed]
-        return np.asarray(data.index(factors.reshape(-1, len(sizes)))).reshape(factors.shape[:2])
-
-    return sample
 
 
 def reduce_codes(train: np.ndarray, test: np.ndarray, reduction: str, keep: int) -> tuple[np.ndarray, np.ndarray]:

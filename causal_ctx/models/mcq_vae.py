@@ -144,7 +144,7 @@ def encode_to_codes(model: MCQVAE, variables: dict, images: np.ndarray, batch_si
     with black images. Raises ValueError for images of another type.
     """
     mesh = parallel.data_mesh()
-    size = -(-min(batch_size, max(len(images), 1)) // mesh.size) * mesh.size
+    size = -(-min(batch_size, 1 << max(len(images) - 1, 0).bit_length()) // mesh.size) * mesh.size  # of few images a power of two: few programs
     parts = []
     for start in range(0, max(len(images), 1), size):
         part = np.asarray(images[start : start + size])

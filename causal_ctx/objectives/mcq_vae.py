@@ -70,13 +70,17 @@ def psnr_db(mse: jax.Array) -> jax.Array:
 
 
 def code_metrics(indices: jax.Array, num_codes: int) -> dict[str, jax.Array]:
-    """Scalars about the codes that indices [B, K, h, w] use.
+    """`share_metrics` of the codes that indices [B, K, h, w] use."""
+    return share_metrics(quantiser.code_shares(indices, num_codes), indices.shape[2] * indices.shape[3])
+
+
+def share_metrics(shares: jax.Array, nodes: int) -> dict[str, jax.Array]:
+    """Scalars about codes that have shares [K, N] of the `nodes` that a codebook has in an image.
 
     perplexity_codes: of a codebook, mean over codebooks; 1 is collapse, N an even use. dead_codes: that no node of these images takes, summed over codebooks.
     code_bits_per_image: what the nodes would cost if each were coded by itself with its codebook's frequencies.
     """
-    used = quantiser.usage(quantiser.code_shares(indices, num_codes))
-    nodes = indices.shape[2] * indices.shape[3]
+    used = quantiser.usage(shares)
     return {
         "perplexity_codes": used.perplexity_codes.mean(),
         "dead_codes": used.dead_codes.sum(),

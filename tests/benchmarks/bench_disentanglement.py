@@ -11,7 +11,8 @@ import sys
 
 import numpy as np
 
-from causal_ctx.evaluation.disentanglement import FAST, dci, factor_vae, mig, sap, uniform_sampler
+from causal_ctx.evaluation.disentanglement import FAST, dci, factor_vae, mig, sap
+from causal_ctx.evaluation.samplers import uniform_sampler
 
 SIZES = (7, 7, 10, 5, 3, 7, 5, 3, 6)
 IDS = 64
