@@ -15,6 +15,7 @@ class Method(NamedTuple):
     targets: the module is told the intervention targets; False is t = 0 for every image.
     starts_from: the method of the trained run (`init_from`) whose BACKBONE tensors are copied; empty: from scratch.
     trains: ordered rules (regex of parameter paths, fraction of the epochs after which they train, None for never); the first that matches counts.
+    system: which of the published systems it belongs to, "context" or "transition".
     """
 
     module: bool
@@ -22,6 +23,7 @@ class Method(NamedTuple):
     targets: bool = True
     starts_from: str = ""
     trains: tuple[tuple[str, float | None], ...] = ((NEW, 0.0), (BACKBONE, 0.0))
+    system: str = "context"
 
 
 METHODS = {
@@ -31,4 +33,6 @@ METHODS = {
     "cm_pooled": Method(module=True, targets=False),
     "cm_frozen": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, None))),
     "cm_fine_tune": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, 0.2))),
+    "mcq_vae": Method(module=False, system="transition", trains=((".*", 0.0),)),
+    "ct_vae": Method(module=False, system="transition", starts_from="mcq_vae", trains=((".*", 0.0),)),
 }

@@ -31,19 +31,25 @@ NOTE = (
 
 
 class Row(NamedTuple):
-    """One line: `label`, then `cells` in the order of COLUMNS (str, Estimate, float for a signed difference, None for nothing)."""
+    """One line: `label`, then `cells` in the order of the table's columns (str, Estimate, float for a signed difference, None for nothing)."""
 
     label: str
     cells: tuple
 
 
 class Table(NamedTuple):
-    """`groups` are headings with their rows; `first` names the column of labels."""
+    """`groups` are headings with their rows; `first` names the column of labels, `columns` the others.
+
+    best: {column: "lowest" or "highest"}, of which the best cell in every group is marked. digits: {column: after the point}, where they are not 3.
+    """
 
     title: str
     first: str
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     note: str = NOTE
+    columns: tuple[str, ...] = COLUMNS
+    best: Mapping[str, str] = {"ours": "lowest"}
+    digits: Mapping[str, int] = {"in s.e.": 1}
 
 
 def summary_tables(results: Iterable[dict]) -> list[Table]:
