@@ -86,7 +86,7 @@ def latex(table: Table) -> str:
     """A booktabs table environment; the best cells of each group are bold."""
     number = len(table.columns)
     out = [r"\begin{table}", r"\centering", r"\caption{" + _tex(f"{table.title}. {table.note}") + "}",
-           r"\begin{tabular}{l" + "r" * number + "}", r"\toprule", " & ".join((table.first, *table.columns)) + r" \\"]
+           r"\begin{tabular}{l" + "r" * number + "}", r"\toprule", " & ".join(map(_tex, (table.first, *table.columns))) + r" \\"]
     for heading, rows in table.groups:
         winners = best(table, rows)
         out += [r"\midrule", rf"\multicolumn{{{number + 1}}}{{l}}{{\emph{{{_tex(heading)}}}}} \\"]
