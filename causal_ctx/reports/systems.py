@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from causal_ctx.methods import METHODS
-from causal_ctx.reports import context_report
+from causal_ctx.reports import context_report, transition_report
 from causal_ctx.reports.system import System
 from causal_ctx.reports.tables import Table
 
-SYSTEMS: dict[str, System] = {"context": context_report.SYSTEM}
+SYSTEMS: dict[str, System] = {"context": context_report.SYSTEM, "transition": transition_report.SYSTEM}
 
 
 def system_of(result: dict) -> str:

@@ -89,6 +89,7 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     if not present:
         return None
     error = float(np.std(present, ddof=1)) / math.sqrt(len(present)) if len(present) > 1 else None
+    error = 0.0 if error is not None and len(set(present)) == 1 else error  # which rounding of the mean would hide
     return Estimate(float(np.mean(present)), error, len(present))
 
 
