@@ -17,7 +17,7 @@ from causal_ctx.evaluation.codes import CodePredictor
 from causal_ctx.models.causal_transition import CausalTransition, Settings
 from causal_ctx.models.mcq_vae import MCQVAE, Decoder, Encoder
 from causal_ctx.models.quantiser import Quantiser
-from causal_ctx.reports import charts, page, systems, transition_charts, transition_figures
+from causal_ctx.reports import charts, page, systems, transition_ablations, transition_charts, transition_figures
 from tests.test_reports import FakeRun, Outline
 from tests.test_reports import results as context_results
 
@@ -53,8 +53,8 @@ def scores(accuracy=0.5, mse=0.010, names=NAMES, codebooks=2) -> dict:
     rng = np.random.default_rng(0)
     rows = [
         {"action": i, "name": name, "factor": i % (count // 2), "frequency": (1 + i % (count // 2)) / count / 3, "train_pairs": 100 + i,
-         "balanced_train_pairs": 200, "test_pairs": 20, "accuracy": accuracy + 0.02 * (i % 5), "standard_error": 0.03, "interval": [accuracy - 0.1, accuracy + 0.2],
-         "factor_accuracy": 0.9}
+         "balanced_train_pairs": 200, "test_pairs": 20, "accuracy": accuracy + 0.02 * (i % 5), "standard_error": 0.03,
+         "interval": [accuracy - 0.1, accuracy + 0.2], "factor_accuracy": 0.9}
         for i, name in enumerate(names)
     ]
     shares = rng.dirichlet(np.ones(7), codebooks)
@@ -304,3 +304,14 @@ def test_a_folder_of_both_systems_gets_a_part_for_each(drawn, data, predictor, t
     files = {path.relative_to(tmp_path / "figures").as_posix() for path in (tmp_path / "figures").rglob("*.png")}
     assert {"transition/codebooks.png", "transition/training_curves.png", "context/training_curves.png", "context/samples.png"} <= files
     assert [table.title.split(",")[0] for table in systems.summary_tables([results(), context_results()])][:2] == ["quad_dependent"] * 2
+
+
+def test_a_sweep_is_drawn_along_its_numeric_axes_beside_what_needs_no_learning(charted):
+    config = lambda gamma, seed: {"method": "ct_vae", "seed": seed, "objective.gamma": gamma}
+    swept = [results(seed=s, accuracy=g / 4) | {"config": config(g, s), "label": f"ct_vae gamma={g}"} for g in (1.0, 2.0) for s in (0, 1)]
+    (picture,) = transition_ablations.pictures(swept, {"objective.gamma": [1.0, 2.0], "seed": [0, 1]})
+    axes = [axis for axis in charted[0].axes if axis.axison]
+    assert picture.name == "ablation_objective.gamma" and len(axes) == 6 and axes[0].get_title(loc="left") == "Retrieval of the action: accuracy"
+    assert [text.get_text() for text in charted[0].legends[0].get_texts()] == ["ct_vae", "without learning"]
+    assert [line.get_ydata().tolist() for line in axes[0].lines if len(line.get_xdata()) == 2][0] == [0.25, 0.5]
+    assert transition_ablations.pictures(swept[:2], {"objective.gamma": [1.0, 2.0]}) == []

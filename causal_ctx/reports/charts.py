@@ -58,8 +58,9 @@ def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None,
     return _image(figure)
 
 
-def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
-    """A panel per title, in it a line per label along a field: points with `x` and Estimates `ours`, `published` and `floor` (the latter two may be None).
+def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floor") -> Image.Image:
+    """A panel per title, in it a line per label along a field: points with `x` and Estimates `ours`, `published` and `floor` (the latter two may be None),
+    of which the legend calls the last `floor`.
 
     Bars are standard errors. Published points are hollow: of the second colour beside a single line, else of the colour of their line.
     """
@@ -71,7 +72,7 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
     if any(p.published for p in points):
         keys["published"] = dict(PUBLISHED, color=COLOURS[1] if len(labels) == 1 else INK)
     if any(p.floor for p in points):
-        keys["floor"] = FLOOR
+        keys[floor] = FLOOR
     figure, axes = _panels(len(panels), min(2, len(panels)), 2.4, list(keys))
     step = min(3.5, 20 / len(labels))  # points by which marks at one value stand apart
     for axis, (title, lines) in zip(axes, panels.items()):

@@ -131,8 +131,8 @@ def graph(run, seed: int = 0) -> Picture | None:
     return Picture(
         "graph", "Graph", image,
         f"Probability of an edge between the {h * w} nodes of the first codebook, numbered along the rows of their {h} × {w} grid; mean over {number} "
-        f"test images that take the action, with drawn masks. Of all actions {names[action]} changes edges most. Stripes of the speaking side: nodes that matter "
-        "to all others.",
+        f"test images that take the action, with drawn masks. Of all actions {names[action]} changes edges most. Stripes of the speaking side: "
+        "nodes that matter to all others.",
         f"Heat maps of edge probabilities without an action, under {names[action]}, and of their difference.",
     )
 

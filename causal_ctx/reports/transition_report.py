@@ -1,7 +1,7 @@
 """The report of CT-VAE's two phases, autoencoder and causal transition: what `page` asks of this system."""
 
 from causal_ctx.progress import duration
-from causal_ctx.reports import transition_figures, transition_tables
+from causal_ctx.reports import transition_ablations, transition_figures, transition_tables
 from causal_ctx.reports.reading import Folder
 from causal_ctx.reports.system import Section, System, by_label, number_of_runs, sections_of_best
 from causal_ctx.reports.transition_verdict import verdict
@@ -37,11 +37,10 @@ def lead(named: list, results: list[dict]) -> str:
 
 
 def sections(named: list, results: list[dict], folder: Folder) -> list[Section]:
-    """The figures of the best seed of each label, and the training of all runs."""
-    del folder  # lines along the axes of a sweep need published points to stand beside
+    """The measures along the axes, the figures of the best seed of each label, and the training of all runs."""
     curves = [picture for picture in [transition_figures.training_curves(by_label(named))] if picture]
     best = sections_of_best(named, results, score, lambda run: transition_figures.pictures(run))
-    return [*best, Section("All runs" if len(named) > 1 else "", curves)]
+    return [Section("", transition_ablations.pictures(results, folder.axes)), *best, Section("All runs" if len(named) > 1 else "", curves)]
 
 
 SYSTEM = System(
