@@ -43,11 +43,21 @@ def test_the_error_after_an_action_stands_beside_copies_and_true_codes():
     assert [row[name].mean for name in ("MSE", "copy", "copied codes", "true codes")] == [0.010, 0.016, 0.018, 0.006]
     assert (row["MSE − copy"], row["below"]) == ("−0.00700 to −0.00500", "yes")
     turned = results(mse=0.010)
+    del turned["scores"]["action"]["copy_difference"]
     turned["scores"]["action"]["difference"] = {"mean": 0.006, "interval": [0.005, 0.007]}  # copying minus ours
     assert cells(tables_of([turned])["action: images"])["MSE − copy"] == "−0.00700 to −0.00500"
     assert cells(tables_of([results(mse=0.0155)])["action: images"])["below"] == "no"
     codes = tables_of([results()])["action: codes"]
     assert (cells(codes)["sampled"].mean, cells(codes)["best copy"].mean, cells(codes, 1)["sampled"].mean) == (0.4, 0.5, 0.05)
+    changed = cells(tables_of([results()])["action: images"], 1)
+    assert (changed["MSE"].mean, changed["copy"].mean, changed["below"]) == (0.1, 0.2, None)
+
+
+def test_chains_have_a_group_for_every_number_of_actions():
+    table = tables_of([results(seed=0, mse=0.01), results(seed=1, mse=0.02), results("mcq_vae")])["chains of one action"]
+    assert [(heading, len(rows)) for heading, rows in table.groups] == [("After one action", 1), ("After the same action 2 times", 1)]
+    row = cells(table, 1)
+    assert (row["seeds"], row["images"], row["action"].mean, row["MSE"].mean, row["copy"].mean) == ("2", "45", 0.35, pytest.approx(0.03), 0.032)
 
 
 def test_an_autoencoder_alone_has_its_own_tables_and_what_is_absent_has_none():

@@ -17,7 +17,7 @@ def best(table: Table, rows: Iterable[Row]) -> dict[int, Row]:
     for name, kind in table.best.items():
         place = table.columns.index(name)
         scored = [row for row in rows if isinstance(row.cells[place], Estimate) and math.isfinite(row.cells[place].mean)]
-        if len(scored) > 1:
+        if len(scored) > 1 and (table.marks_ties or len({row.cells[place].mean for row in scored}) > 1):
             found[place] = (min if kind == "lowest" else max)(scored, key=lambda row: row.cells[place].mean)
     return found
 

@@ -41,6 +41,7 @@ class Table(NamedTuple):
     """`groups` are headings with their rows; `first` names the column of labels, `columns` the others.
 
     best: {column: "lowest" or "highest"}, of which the best cell in every group is marked. digits: {column: after the point}, where they are not 3.
+    marks_ties: whether the first of rows that are all equal is marked.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Table(NamedTuple):
     columns: tuple[str, ...] = COLUMNS
     best: Mapping[str, str] = {"ours": "lowest"}
     digits: Mapping[str, int] = {"in s.e.": 1}
+    marks_ties: bool = True
 
 
 def summary_tables(results: Iterable[dict]) -> list[Table]:

@@ -10,6 +10,7 @@ MEASURES = {
     "Retrieval": f"which of the actions led from the first image of a test pair to the second, from the codes of both. {transition_tables.RETRIEVAL}",
     "Images after an action": transition_tables.IMAGES,
     "Codes": transition_tables.CODES,
+    "Chains": transition_tables.CHAIN,
     "Autoencoder": transition_tables.AUTOENCODER + transition_tables.USAGE,
     "Disentanglement": transition_tables.DISENTANGLEMENT,
     "Every action": transition_tables.ACTIONS,

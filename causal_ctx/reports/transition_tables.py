@@ -35,6 +35,10 @@ CODES = (
     "Nats per node, lower is better. Copy: the codes before the action with the published clipping; best copy: with the best constant probability of "
     "a change. Right: nodes whose likeliest code is the true one; changed: the same among nodes that the action changes; touched: nodes under the mask. "
 )
+CHAIN = (
+    "Test images under one action again and again, each on the codes that the one before predicted, while the factor has values left. Action and factor: "
+    "accuracy of retrieval between the last two images that the model made. MSE: against the true image; copy: of the test image that the chain began with. "
+)
 AUTOENCODER = "Lower error is better. Mean image: the error of the mean training image, which no encoder needs. Squared error, mean over pixels in [0, 1]. "
 USAGE = "Higher perplexity is better: exp of the entropy of the codes' shares, as if so many codes were used equally. Dead: codes of all codebooks never used. "
 DISENTANGLEMENT = "Higher is better. Codes: one-hot codes of the nodes; latents: before quantisation, as the reference measures. "
@@ -72,8 +76,9 @@ def interval(results: Iterable[dict], *path: str) -> tuple[float, float] | None:
 def difference(results: Iterable[dict]) -> tuple[float, float] | None:
     """The interval of the predicted image's squared error minus that of copying, averaged over seeds; None where it is not known."""
     results = by_seed(results)
-    ours, copy, told = (measured(results, "action", *path) for path in (["mse"], ["copy_mse"], ["difference", "mean"]))
-    found = interval(results, "action", "difference")
+    name = next((name for name in ("copy_difference", "difference") if measured(results, "action", name, "mean")), "")
+    ours, copy, told = (measured(results, "action", *path) for path in (["mse"], ["copy_mse"], [name, "mean"]))
+    found = interval(results, "action", name)
     if not (ours and copy and told and found):
         return None
     return found if (told.mean < 0) == (ours.mean < copy.mean) else (-found[1], -found[0])  # whichever was taken from the other
@@ -87,9 +92,9 @@ def above(results: Iterable[dict], level: str) -> bool | None:
 
 def summary_tables(results: Iterable[dict]) -> list[Table]:
     """For each data set and backbone what was measured of retrieval, images and codes after actions, autoencoder and disentanglement; a row per label."""
-    makers = (_retrieval, _images, _codes, _autoencoder, _usage, _disentanglement)
+    makers = (_retrieval, _images, _codes, _chain, _autoencoder, _usage, _disentanglement)
     made = (maker(f"{dataset}, {backbone}", methods) for (dataset, backbone), methods in by_method(results).items() for maker in makers)
-    return [table for table in made if table.groups]
+    return [table._replace(marks_ties=False) for table in made if table.groups]  # runs on one autoencoder share its numbers
 
 
 def detail_tables(results: Iterable[dict]) -> list[Table]:
@@ -167,13 +172,14 @@ def _retrieval(title: str, methods: dict[str, list[dict]]) -> Table:
 
 
 def _images(title: str, methods: dict[str, list[dict]]) -> Table:
-    def row(label: str, rs: list[dict], _) -> Row:
-        ours, copy, copied, true = (measured(rs, "action", key) for key in ("mse", "copy_mse", "copy_reconstruction_mse", "reconstruction_mse"))
-        found = difference(rs)
+    def row(label: str, rs: list[dict], part: str | None) -> Row:
+        path = ["action", *([part] if part else [])]
+        ours, copy, copied, true = (measured(rs, *path, key) for key in ("mse", "copy_mse", "copy_reconstruction_mse", "reconstruction_mse"))
+        found = None if part else difference(rs)
         return Row(label, (_seeds(ours), ours, *map(_bare, (copy, copied, true)), _range(found, 5), _yes(found[1] < 0 if found else None)))
 
     columns = ("seeds", "MSE", "copy", "copied codes", "true codes", "MSE − copy", "below")
-    groups = _groups({"Image after an action": (row, None)}, methods)
+    groups = _groups({"Image after an action": (row, None), "Its pixels that the action changes": (row, "changed_pixels")}, methods)
     digits = {name: 5 for name in ("MSE", "copy", "copied codes", "true codes")}
     return Table(f"{title}, action: images", "method", groups, IMAGES + NOTE, columns, {"MSE": "lowest"}, digits)
 
@@ -193,6 +199,20 @@ def _codes(title: str, methods: dict[str, list[dict]]) -> Table:
     columns = ("seeds", "sampled", "deterministic", "copy", "best copy", "right", "changed", "touched")
     groups = _groups({"Codes after an action": (row, None), "Codes without an action, which stay": (still, None)}, methods)
     return Table(f"{title}, action: codes", "method", groups, CODES + NOTE, columns, {"sampled": "lowest", "deterministic": "lowest"})
+
+
+def _chain(title: str, methods: dict[str, list[dict]]) -> Table:
+    chains = {label: [{step["step"]: step for step in r.get("scores", {}).get("chain") or []} for r in by_seed(rs)] for label, rs in methods.items()}
+
+    def row(label: str, _, step: int) -> Row:
+        found = [{"scores": own.get(step, {}), "seed": seed} for seed, own in enumerate(chains[label])]
+        images, action, factor, mse, copy = (measured(found, *path) for path in (["images"], ["action", "mean"], ["factor", "mean"], ["mse"], ["copy_mse"]))
+        return Row(label, (_seeds(action), f"{images.mean:,.0f}" if images else None, action, factor, mse, _bare(copy)))
+
+    steps = sorted({step for logs in chains.values() for own in logs for step in own})
+    columns, digits = ("seeds", "images", "action", "factor", "MSE", "copy"), {"MSE": 5, "copy": 5}
+    groups = _groups({f"After {'one action' if step == 1 else f'the same action {step} times'}": (row, step) for step in steps}, methods, 2)
+    return Table(f"{title}, chains of one action", "method", groups, CHAIN + NOTE, columns, {"action": "highest", "factor": "highest", "MSE": "lowest"}, digits)
 
 
 def _autoencoder(title: str, methods: dict[str, list[dict]]) -> Table:
@@ -230,7 +250,7 @@ def _disentanglement(title: str, methods: dict[str, list[dict]]) -> Table:
     return Table(f"{title}, disentanglement", "method", groups, DISENTANGLEMENT + NOTE, columns, {"codes": "highest", "latents": "highest"})
 
 
-def _groups(makers: dict[str, tuple[Callable, str | None]], methods: dict[str, list[dict]], place: int = 1) -> tuple:
+def _groups(makers: dict[str, tuple[Callable, str | int | None]], methods: dict[str, list[dict]], place: int = 1) -> tuple:
     """{heading: (row maker, its last argument)} as groups of the rows that hold a number at `place` or behind it, without empty groups."""
     made = ((heading, tuple(maker(label, rs, name) for label, rs in methods.items())) for heading, (maker, name) in makers.items())
     kept = ((heading, tuple(row for row in rows if row.cells[0] and any(row.cells[place:]))) for heading, rows in made)
