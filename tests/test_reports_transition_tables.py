@@ -116,6 +116,7 @@ def test_the_verdict_on_retrieval_is_that_of_the_interval(accuracy, said):
 def test_the_verdict_on_images_tells_when_copying_is_as_good(mse, said, position):
     sentence = verdict([results(mse=mse)])[1]
     assert said in sentence and position in sentence
+    assert "That is beyond the way from unchanged codes" in verdict([results(mse=0.005)])[1]
     assert ("wholly below zero" in sentence) == (mse == 0.012) and ("wholly above zero, so copying is better" in sentence) == (mse == 0.020)
 
 

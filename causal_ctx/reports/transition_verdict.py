@@ -66,7 +66,7 @@ def _images(label: str, results: list[dict]) -> str:
     copied, true = measured(results, "action", "copy_reconstruction_mse"), measured(results, "action", "reconstruction_mse")
     if copied and true and copied.mean > true.mean:
         share = (copied.mean - ours.mean) / (copied.mean - true.mean)
-        reached = f"{share:.0%} of the way from" if share > 0 else "no nearer than"
+        reached = "no nearer than" if share <= 0 else f"{share:.0%} of the way from" if share <= 1 else "beyond the way from"
         sentence += f". That is {reached} unchanged codes ({show(copied, 5)}) to the true codes ({show(true, 5)})"
     return sentence + "."
 
