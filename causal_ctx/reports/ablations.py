@@ -1,5 +1,6 @@
 """Figures of a sweep: every measure along a numeric field, ours beside the published points of the same settings."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from causal_ctx.reports.charts import ablation
@@ -27,12 +28,17 @@ def numeric_axes(axes: dict[str, list]) -> list[str]:
 
 
 def lines(results: list[dict], field: str, protocol: str, measure: str) -> dict[str, list[Point]]:
+    """`along` of a measure of context modules."""
+    return along(results, field, lambda x, rs: _point(x, rs, protocol, measure))
+
+
+def along(results: list[dict], field: str, point: Callable[[float, list[dict]], Point | None]) -> dict[str, list[Point]]:
     """{what runs are called but for the field: points in the order of x}, over the seeds of labelled results; without what was not measured."""
     grouped: dict[str, dict[float, list[dict]]] = {}
     for name, result in zip(labels([r["config"] for r in results], (*NOT_TOLD, field)), results):
         if field in result["config"]:
             grouped.setdefault(name, {}).setdefault(result["config"][field], []).append(result)
-    drawn = {name: [p for x, rs in sorted(values.items()) if (p := _point(x, rs, protocol, measure))] for name, values in grouped.items()}
+    drawn = {name: [p for x, rs in sorted(values.items()) if (p := point(x, rs))] for name, values in grouped.items()}
     return {name: points for name, points in drawn.items() if points}
 
 

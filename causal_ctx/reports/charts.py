@@ -21,6 +21,7 @@ FONT_POINTS = 8.5
 COLOURS = ("#3a86c8", "#e07b28", "#33a06f", "#b25fb8", "#cf5252", "#9a8f3c")
 PUBLISHED = dict(marker="s", markersize=4.5, markerfacecolor="none", linestyle="")
 FLOOR = dict(color=INK, linewidth=1.2, linestyle=":")
+UNITS = {"bpp": "bits/pixel", "nats": "nats", "mse": "squared error", "db": "dB"}
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f1f4f8", "#9dbfe0", "#3a86c8", "#1b3f70"])
 
 
@@ -44,9 +45,9 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Ima
     return _image(figure)
 
 
-def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None) -> Image.Image:
-    """A panel per term `train/*_nats` and one for `validation/elbo_bpp`; per label a colour, per seed a line; x: images seen."""
-    keys = terms(records)
+def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None, keys: list[str] | None = None) -> Image.Image:
+    """A panel per logged name in `keys`, by default those of `terms`; per label a colour, per seed a line; x: images seen."""
+    keys = terms(records) if keys is None else keys
     figure, axes = _panels(len(keys), min(4, len(keys)), 2.3, list(records) if len(records) > 1 else [])
     for axis, key in zip(axes, keys):
         if floor_bpp is not None and key == "validation/elbo_bpp":
@@ -57,8 +58,9 @@ def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None)
     return _image(figure)
 
 
-def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
-    """A panel per title, in it a line per label along a field: points with `x` and Estimates `ours`, `published` and `floor` (the latter two may be None).
+def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floor") -> Image.Image:
+    """A panel per title, in it a line per label along a field: points with `x` and Estimates `ours`, `published` and `floor` (the latter two may be None),
+    of which the legend calls the last `floor`.
 
     Bars are standard errors. Published points are hollow: of the second colour beside a single line, else of the colour of their line.
     """
@@ -70,7 +72,7 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str) -> Image.Image:
     if any(p.published for p in points):
         keys["published"] = dict(PUBLISHED, color=COLOURS[1] if len(labels) == 1 else INK)
     if any(p.floor for p in points):
-        keys["floor"] = FLOOR
+        keys[floor] = FLOOR
     figure, axes = _panels(len(panels), min(2, len(panels)), 2.4, list(keys))
     step = min(3.5, 20 / len(labels))  # points by which marks at one value stand apart
     for axis, (title, lines) in zip(axes, panels.items()):
@@ -185,11 +187,22 @@ def terms(records: dict[str, list[list[dict]]]) -> list[str]:
     return [*sorted(losses, key=lambda key: key != "train/loss_nats"), *(key for key in seen if key == "validation/elbo_bpp")]
 
 
+def logged(records: dict[str, list[list[dict]]]) -> list[str]:
+    """All logged names "train/..." and "validation/..." that hold numbers, those of a mode beside one another, losses first."""
+    seen = dict.fromkeys(key for logs in records.values() for log in logs for record in log for key, v in record.items() if isinstance(v, int | float))
+    ours = [key for key in seen if key.startswith(("train/", "validation/"))]
+    modes = list(dict.fromkeys(key.rpartition("/")[0] for key in ours))
+    return sorted(ours, key=lambda key: (key.startswith("validation/"), modes.index(key.rpartition("/")[0]), not key.rpartition("/")[2].startswith("loss")))
+
+
 def _title(key: str) -> str:
-    split, name = key.split("/")
-    quantity, unit = name.rsplit("_", 1)
-    quantity = {"kl": "KL", "elbo": "−ELBO"}.get(quantity, quantity.replace("_", " "))
-    return f"{quantity if split == 'train' else f'{split} {quantity}'}, {dict(bpp='bits/pixel', nats='nats')[unit]}"
+    """"train/kl_nats" as "KL, nats", "validation/elbo_bpp" as "validation −ELBO, bits/pixel", "train/base/latent_nats" as "base latent, nats"."""
+    split, *mode, name = key.split("/")
+    quantity, _, last = name.rpartition("_")
+    unit = UNITS.get(last, "")
+    quantity = quantity if unit else name
+    words = [*([] if split == "train" else [split]), *mode, {"kl": "KL", "elbo": "−ELBO", "psnr": "PSNR"}.get(quantity, quantity)]
+    return " ".join(filter(None, words)).replace("_", " ") + (f", {unit}" if unit else "")
 
 
 def _image(figure: Figure) -> Image.Image:

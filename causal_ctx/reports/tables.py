@@ -31,19 +31,27 @@ NOTE = (
 
 
 class Row(NamedTuple):
-    """One line: `label`, then `cells` in the order of COLUMNS (str, Estimate, float for a signed difference, None for nothing)."""
+    """One line: `label`, then `cells` in the order of the table's columns (str, Estimate, float for a signed difference, None for nothing)."""
 
     label: str
     cells: tuple
 
 
 class Table(NamedTuple):
-    """`groups` are headings with their rows; `first` names the column of labels."""
+    """`groups` are headings with their rows; `first` names the column of labels, `columns` the others.
+
+    best: {column: "lowest" or "highest"}, of which the best cell in every group is marked. digits: {column: after the point}, where they are not 3.
+    marks_ties: whether the first of rows that are all equal is marked.
+    """
 
     title: str
     first: str
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     note: str = NOTE
+    columns: tuple[str, ...] = COLUMNS
+    best: Mapping[str, str] = {"ours": "lowest"}
+    digits: Mapping[str, int] = {"in s.e.": 1}
+    marks_ties: bool = True
 
 
 def summary_tables(results: Iterable[dict]) -> list[Table]:
@@ -83,6 +91,7 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     if not present:
         return None
     error = float(np.std(present, ddof=1)) / math.sqrt(len(present)) if len(present) > 1 else None
+    error = 0.0 if error is not None and len(set(present)) == 1 else error  # which rounding of the mean would hide
     return Estimate(float(np.mean(present)), error, len(present))
 
 
