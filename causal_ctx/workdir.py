@@ -14,7 +14,7 @@ from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.files import write_atomically
 from causal_ctx.methods import METHODS
 from causal_ctx.progress import duration
-from causal_ctx.reports import formats, labels, page, reading, systems
+from causal_ctx.reports import formats, labels, page, reading, system_reports
 from causal_ctx.run import load_data, load_run
 from causal_ctx.plan import plan_of
 from causal_ctx.start import initial_state, restore, source_config, source_of, sourced
@@ -178,7 +178,7 @@ def evaluate(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: 
 
 def _print_tables(runs: list[Path]) -> None:
     results = labels.labelled_results(labels.labelled([load_run(path) for path in runs]))
-    for table in systems.summary_tables(results):
+    for table in system_reports.summary_tables(results):
         print(f"\n{formats.text(table)}")
     for path, cost in zip(runs, (result["train"] for result in results)):
         print(f"{path.name}: {cost['images']:,} images in {duration(cost['seconds'])}, {cost['images_per_second']:.0f} images/s on {cost['devices']} device(s)")

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from causal_ctx.reports import formats, systems, transition_report, transition_tables
+from causal_ctx.reports import formats, system_reports, transition_report, transition_tables
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.transition_verdict import verdict
 from tests.test_reports_transitions import NAMES, results
 
 
 def tables_of(results_) -> dict:
-    return {table.title.split(", ", 2)[2]: table for table in systems.summary_tables(results_)}
+    return {table.title.split(", ", 2)[2]: table for table in system_reports.summary_tables(results_)}
 
 
 def cells(table, group=0, row=0) -> dict:
@@ -68,7 +68,7 @@ def test_an_autoencoder_alone_has_its_own_tables_and_what_is_absent_has_none():
     assert (row["codebooks"], row["dead"].mean, row["perplexity"].mean) == ("2 × 8", 2, 5.5)
     groups = tables_of([alone])["disentanglement"].groups
     assert [heading for heading, _ in groups] == ["DCI disentanglement", "MIG"] and groups[0][1][0].cells == ("1", Estimate(0.31), None)
-    assert systems.summary_tables([alone | {"scores": {}}]) == [] and verdict([alone | {"scores": {}}]) == []
+    assert system_reports.summary_tables([alone | {"scores": {}}]) == [] and verdict([alone | {"scores": {}}]) == []
 
 
 def test_every_action_has_a_row_with_its_frequency():
@@ -83,7 +83,7 @@ def test_every_action_has_a_row_with_its_frequency():
 def test_all_formats_render_and_mark_the_better_way_of_each_measure():
     settings = (("ct_vae gamma=1|5", 0.5, 0.02), ("ct_vae b_2", 0.7, 0.01))
     several = [results(seed=seed, accuracy=a, mse=m) | {"label": label} for label, a, m in settings for seed in (0, 1)]
-    for table in [*systems.summary_tables(several), *transition_tables.detail_tables(several)]:
+    for table in [*system_reports.summary_tables(several), *transition_tables.detail_tables(several)]:
         assert max(map(len, formats.text(table).splitlines())) <= 120
         assert {len(re.findall(r"(?<!\\)\|", line)) for line in formats.markdown(table).splitlines() if line.startswith("|")} == {len(table.columns) + 2}
         assert all(line.count(" & ") == len(table.columns) for line in formats.latex(table).splitlines() if " & " in line)

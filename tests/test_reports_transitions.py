@@ -17,7 +17,7 @@ from causal_ctx.evaluation.codes import CodePredictor
 from causal_ctx.models.causal_transition import CausalTransition, Settings
 from causal_ctx.models.mcq_vae import MCQVAE, Decoder, Encoder
 from causal_ctx.models.quantiser import Quantiser
-from causal_ctx.reports import charts, page, systems, transition_ablations, transition_charts, transition_figures
+from causal_ctx.reports import charts, page, system_reports, transition_ablations, transition_charts, transition_figures
 from tests.test_reports import FakeRun, Outline
 from tests.test_reports import results as context_results
 
@@ -305,7 +305,7 @@ def test_a_folder_of_both_systems_gets_a_part_for_each(drawn, data, predictor, t
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {"context", "transition"}
     files = {path.relative_to(tmp_path / "figures").as_posix() for path in (tmp_path / "figures").rglob("*.png")}
     assert {"transition/codebooks.png", "transition/training_curves.png", "context/training_curves.png", "context/samples.png"} <= files
-    assert [table.title.split(",")[0] for table in systems.summary_tables([results(), context_results()])][:2] == ["quad_dependent"] * 2
+    assert [table.title.split(",")[0] for table in system_reports.summary_tables([results(), context_results()])][:2] == ["quad_dependent"] * 2
 
 
 def test_a_sweep_is_drawn_along_its_numeric_axes_beside_what_needs_no_learning(charted):

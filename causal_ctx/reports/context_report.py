@@ -4,7 +4,7 @@ from causal_ctx.progress import duration
 from causal_ctx.reports import ablations, data_card, figures, tables
 from causal_ctx.reports.published import CITATION
 from causal_ctx.reports.reading import Folder, read_card
-from causal_ctx.reports.system import MOST_LABELS, Section, System, by_label, number_of_runs, sections_of_best
+from causal_ctx.reports.system_report import MOST_LABELS, Section, SystemReport, by_label, number_of_runs, sections_of_best
 from causal_ctx.reports.verdict import verdict
 
 MEASURES = {
@@ -48,7 +48,7 @@ def data(named: list) -> list[tuple[str, Section]]:
     return [(data_card.html(card), Section("", [data_card.picture(run.data)], folder(key))) for key, (card, run) in list(kept.items())[:MOST_LABELS]]
 
 
-SYSTEM = System(
+REPORT = SystemReport(
     name="Context modules",
     note=tables.NOTE,
     measures=MEASURES,

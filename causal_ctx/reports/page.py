@@ -18,8 +18,8 @@ from causal_ctx.progress import duration
 from causal_ctx.reports import figures, formats
 from causal_ctx.reports.labels import labelled, labelled_results
 from causal_ctx.reports.reading import Folder, read_config
-from causal_ctx.reports.system import Section, System
-from causal_ctx.reports.systems import SYSTEMS, by_system
+from causal_ctx.reports.system_report import Section, SystemReport
+from causal_ctx.reports.system_reports import REPORTS, by_system
 
 MOST_BYTES = 9_500_000
 MOST_LINES = 12  # of runs that are shown unfolded
@@ -61,7 +61,7 @@ def write_report(runs: Sequence, path, figures_folder=None, folder: Folder | Non
     return path
 
 
-def write_tables(system: System, results: Sequence[dict], folder: Path) -> None:
+def write_tables(system: SystemReport, results: Sequence[dict], folder: Path) -> None:
     """The summary and the details as txt, md, tex and csv files in `folder`, made if absent; of labelled results of one system."""
     folder.mkdir(parents=True, exist_ok=True)
     for stem, make in {"summary": system.summary_tables, system.details[0]: system.detail_tables}.items():
@@ -74,7 +74,7 @@ def write_tables(system: System, results: Sequence[dict], folder: Path) -> None:
 class _Part(NamedTuple):
     """The share of one system in the page; `folder` is that of its files, "" where no other system has any."""
 
-    system: System
+    system: SystemReport
     results: list[dict]
     lead: str
     sections: list[Section]
@@ -86,7 +86,7 @@ def _parts(named: list, results: list[dict], folder: Folder) -> list[_Part]:
     found = by_system(results)
     parts = []
     for key, places in found.items():
-        system, own, their = SYSTEMS[key], [named[i] for i in places], [results[i] for i in places]
+        system, own, their = REPORTS[key], [named[i] for i in places], [results[i] for i in places]
         parts.append(_Part(system, their, system.lead(own, their), system.sections(own, their, folder), system.data(own), key if len(found) > 1 else ""))
     return parts
 
@@ -175,7 +175,7 @@ def _missing(results: list[dict], folder: Folder) -> str:
             f"did not finish; the means leave them out.</p>{f'<dl>{said}</dl>' if said else ''}</section>")
 
 
-def _details(system: System, results: list[dict]) -> str:
+def _details(system: SystemReport, results: list[dict]) -> str:
     summary = system.summary_tables(results)
     _, heading, name = system.details
     return (f"<h3>{escape(heading)}, and the tables to copy</h3>"

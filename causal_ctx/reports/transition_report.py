@@ -3,7 +3,7 @@
 from causal_ctx.progress import duration
 from causal_ctx.reports import transition_ablations, transition_figures, transition_tables
 from causal_ctx.reports.reading import Folder
-from causal_ctx.reports.system import Section, System, by_label, number_of_runs, sections_of_best
+from causal_ctx.reports.system_report import Section, SystemReport, by_label, number_of_runs, sections_of_best
 from causal_ctx.reports.transition_verdict import verdict
 
 MEASURES = {
@@ -44,7 +44,7 @@ def sections(named: list, results: list[dict], folder: Folder) -> list[Section]:
     return [Section("", transition_ablations.pictures(results, folder.axes)), *best, Section("All runs" if len(named) > 1 else "", curves)]
 
 
-SYSTEM = System(
+REPORT = SystemReport(
     name="Causal transitions",
     note=transition_tables.NOTE,
     measures=MEASURES,

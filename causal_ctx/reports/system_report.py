@@ -20,7 +20,7 @@ class Section(NamedTuple):
     folder: str = ""
 
 
-class System(NamedTuple):
+class SystemReport(NamedTuple):
     """One published system. `results` are labelled (see `labels.labelled_results`), `named` are (label, run), in the same order.
 
     summary_tables, detail_tables: results -> tables, the latter beside `note` in the former. comma_separated: (results, of the summary?) -> lines of CSV.

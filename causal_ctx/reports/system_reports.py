@@ -1,0 +1,26 @@
+"""The report of every system, by the name that its methods carry (`Method.system`)."""
+
+from collections.abc import Iterable, Sequence
+
+from causal_ctx.methods import METHODS
+from causal_ctx.reports import context_report, transition_report
+from causal_ctx.reports.system_report import SystemReport
+from causal_ctx.reports.tables import Table
+
+REPORTS: dict[str, SystemReport] = {"context": context_report.REPORT, "transition": transition_report.REPORT}
+
+
+def system_of(result: dict) -> str:
+    """The key in REPORTS of a result, by its method; methods that are only published are of the first."""
+    return METHODS[result["method"]].system if result["method"] in METHODS else "context"
+
+
+def by_system(results: Iterable[dict]) -> dict[str, list[int]]:
+    """{key in REPORTS: places of its results}, in the order of REPORTS, without those that have none."""
+    keys = [system_of(result) for result in results]
+    return {key: [i for i, own in enumerate(keys) if own == key] for key in REPORTS if key in keys}
+
+
+def summary_tables(results: Sequence[dict]) -> list[Table]:
+    """The tables of labelled results of any systems: first those of context modules, then those of causal transitions."""
+    return [table for key, places in by_system(results).items() for table in REPORTS[key].summary_tables([results[i] for i in places])]
