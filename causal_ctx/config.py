@@ -113,13 +113,14 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.model.backbone = "mcq"
     config.model.widths = (64, 128, 256)  # of the encoder, each after a halving
     config.model.blocks = 6  # residual ones
+    config.model.gain = 2.45  # of initial kernels over PyTorch's default, the published 1: sqrt(6) keeps the scale of features from layer to layer
     config.model.latent_width = 128  # D
     config.model.num_codes = 64  # N, even
     config.model.num_codebooks = 1  # K, a divisor of D
     config.model.output = "sigmoid"  # or tanh (quirk Q6)
-    config.model.codebook_update = "gradient"  # or ema: moving averages
-    config.model.codebook_decay = 0.99  # of moving averages, per micro-batch
-    config.model.revival = 0.0  # codes whose moving share is below revival / N are moved to a latent; 0: never
+    config.model.codebook_update = "ema"  # moving averages; or gradient, the published one
+    config.model.codebook_decay = 0.9  # of moving averages, per micro-batch
+    config.model.revival = 0.3  # codes whose moving share is below revival / N are moved to a latent; 0, as published: never
     config.model.hidden_widths = (800, 100)  # discovery network, then a head in each hidden layer of attention
     config.model.edge_convention = "row_target"  # or row_source (quirks Q2, Q3)
     config.model.noise = "off"  # or exo, endo
@@ -191,7 +192,7 @@ def _resize_context(config: ml_collections.ConfigDict, size: str) -> None:
 def _resize_transition(config: ml_collections.ConfigDict, size: str) -> None:
     if size == "cpu":
         config.data.update(resolution=32, train_images=20_000, held_out_images=2_000)
-        config.model.update(widths=(64, 128), blocks=2, hidden_widths=(128, 32))
+        config.model.update(widths=(32, 64, 128), blocks=2, latent_width=64, hidden_widths=(128, 32))
         config.autoencoder.update(epochs=5)
         config.train.update(epochs=10)
     if size == "tiny":
@@ -261,7 +262,7 @@ POSITIVE = {
         "evaluation.projections evaluation.calibration_images"
     ).split(),
     "transition": (
-        "data.resolution model.blocks model.latent_width model.num_codes model.num_codebooks model.rows_at_once "
+        "data.resolution model.blocks model.gain model.latent_width model.num_codes model.num_codebooks model.rows_at_once "
         "evaluation.noise_seeds evaluation.chain_steps evaluation.keep"
     ).split(),
 }

@@ -18,9 +18,12 @@ from jax import lax
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def torch_uniform(fan_in: int):
-    """PyTorch's default initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases (spec section 2)."""
-    bound = fan_in**-0.5
+def torch_uniform(fan_in: int, gain: float = 1.0):
+    """PyTorch's default initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases (spec section 2), times `gain`.
+
+    A gain of sqrt(6) keeps the scale of rectified features from layer to layer (He et al. 2015); with 1 each layer shrinks them.
+    """
+    bound = gain * fan_in**-0.5
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
@@ -127,28 +130,29 @@ def _same_conv_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class StridedConv(nn.Module):
-    """Halves height and width: [B, H, W, C] -> [B, H/2, W/2, features] by `strided_conv` plus bias."""
+    """Halves height and width: [B, H, W, C] -> [B, H/2, W/2, features] by `strided_conv` plus bias. `gain` of the kernel, here and below: `torch_uniform`."""
 
     features: int
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = torch_uniform(16 * x.shape[-1])
-        kernel = self.param("kernel", init, (4, 4, x.shape[-1], self.features))
-        return strided_conv(x, kernel) + self.param("bias", init, (self.features,)).reshape(1, 1, 1, -1)
+        fan_in = 16 * x.shape[-1]
+        kernel = self.param("kernel", torch_uniform(fan_in, self.gain), (4, 4, x.shape[-1], self.features))
+        return strided_conv(x, kernel) + self.param("bias", torch_uniform(fan_in), (self.features,)).reshape(1, 1, 1, -1)
 
 
 class TransposedConv(nn.Module):
     """Doubles height and width: [B, H, W, C] -> [B, 2H, 2W, features] by `transposed_conv` plus bias."""
 
     features: int
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        # PyTorch counts the fan-in of a transposed convolution over its output channels.
-        init = torch_uniform(16 * self.features)
-        kernel = self.param("kernel", init, (4, 4, x.shape[-1], self.features))
-        return transposed_conv(x, kernel) + self.param("bias", init, (self.features,)).reshape(1, 1, 1, -1)
+        fan_in = 16 * self.features  # PyTorch counts that of a transposed convolution over its output channels
+        kernel = self.param("kernel", torch_uniform(fan_in, self.gain), (4, 4, x.shape[-1], self.features))
+        return transposed_conv(x, kernel) + self.param("bias", torch_uniform(fan_in), (self.features,)).reshape(1, 1, 1, -1)
 
 
 class SameConv(nn.Module):
@@ -156,12 +160,13 @@ class SameConv(nn.Module):
 
     features: int
     use_bias: bool = True
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = torch_uniform(9 * x.shape[-1])
-        y = same_conv(x, self.param("kernel", init, (3, 3, x.shape[-1], self.features)))
-        return y + self.param("bias", init, (self.features,)).reshape(1, 1, 1, -1) if self.use_bias else y
+        fan_in = 9 * x.shape[-1]
+        y = same_conv(x, self.param("kernel", torch_uniform(fan_in, self.gain), (3, 3, x.shape[-1], self.features)))
+        return y + self.param("bias", torch_uniform(fan_in), (self.features,)).reshape(1, 1, 1, -1) if self.use_bias else y
 
 
 class Dense(nn.Module):
@@ -169,8 +174,9 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = torch_uniform(x.shape[-1])
-        return nn.Dense(self.features, self.use_bias, kernel_init=init, bias_init=init, name="linear")(x)
+        kernel, bias = torch_uniform(x.shape[-1], self.gain), torch_uniform(x.shape[-1])
+        return nn.Dense(self.features, self.use_bias, kernel_init=kernel, bias_init=bias, name="linear")(x)

@@ -29,56 +29,62 @@ def code_grid(image_size: tuple[int, int], widths: tuple[int, ...]) -> tuple[int
 
 
 class ResidualBlock(nn.Module):
-    """x + conv1x1(relu(conv3x3(x))), same shape, no biases and no normalisation."""
+    """x + conv1x1(relu(conv3x3(x))), same shape, no biases and no normalisation; `gain` of the first, so that the sum grows little from block to block."""
+
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        return x + Dense(width, use_bias=False, name="conv_1x1")(nn.relu(SameConv(width, use_bias=False, name="conv_3x3")(x)))
+        return x + Dense(width, use_bias=False, name="conv_1x1")(nn.relu(SameConv(width, False, self.gain, name="conv_3x3")(x)))
 
 
 class Encoder(nn.Module):
     """Images [B, H, W, C] in [0, 1] -> latents [B, h, w, D], mostly positive: the last layer is followed by a LeakyReLU too.
 
-    Each of `widths` halves the image. Raises ValueError for images that cannot be halved so often.
+    Each of `widths` halves the image. `gain` of the kernels over PyTorch's default: see `torch_uniform`. Raises ValueError for images that cannot be halved so
+    often.
     """
 
     widths: tuple[int, ...]
     latent_width: int
     blocks: int = 6
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         code_grid(x.shape[1:3], self.widths)
         for layer, width in enumerate(self.widths):
-            x = nn.leaky_relu(StridedConv(width, name=f"conv_{layer}")(x))
-        x = nn.leaky_relu(SameConv(self.widths[-1], name="conv_3x3")(x))
+            x = nn.leaky_relu(StridedConv(width, self.gain, name=f"conv_{layer}")(x))
+        x = nn.leaky_relu(SameConv(self.widths[-1], gain=self.gain, name="conv_3x3")(x))
         for block in range(self.blocks):
-            x = ResidualBlock(name=f"block_{block}")(x)
-        return nn.leaky_relu(Dense(self.latent_width, name="to_latents")(nn.leaky_relu(x)))
+            x = ResidualBlock(self.gain, name=f"block_{block}")(x)
+        return nn.leaky_relu(Dense(self.latent_width, gain=self.gain, name="to_latents")(nn.leaky_relu(x)))
 
 
 class Decoder(nn.Module):
     """Latents [B, h, w, D] -> images [B, H, W, channels], the mirror of an encoder with the same `widths`.
 
     output: "sigmoid", whose range (0, 1) is that of images, or "tanh" with range (-1, 1), the reference (quirk Q6). Raises ValueError for another one.
+    `gain` as in `Encoder`, of all layers but the last.
     """
 
     widths: tuple[int, ...]
     channels: int
     output: str = "sigmoid"
     blocks: int = 6
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.output not in OUTPUTS:
             raise ValueError(f"The decoder has no output {self.output!r}; choose one of {', '.join(OUTPUTS)}.")
-        x = nn.leaky_relu(SameConv(self.widths[-1], name="conv_3x3")(x))
+        x = nn.leaky_relu(SameConv(self.widths[-1], gain=self.gain, name="conv_3x3")(x))
         for block in range(self.blocks):
-            x = ResidualBlock(name=f"block_{block}")(x)
+            x = ResidualBlock(self.gain, name=f"block_{block}")(x)
         x = nn.leaky_relu(x)
         for layer, width in enumerate(self.widths[-2::-1]):
-            x = nn.leaky_relu(TransposedConv(width, name=f"conv_{layer}")(x))
+            x = nn.leaky_relu(TransposedConv(width, self.gain, name=f"conv_{layer}")(x))
         return OUTPUTS[self.output](TransposedConv(self.channels, name="to_images")(x))
 
 

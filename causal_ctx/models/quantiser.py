@@ -143,7 +143,8 @@ class Quantiser(nn.Module):
     """K codebooks of N codes for latents D wide, uniform in +-1/N at first.
 
     update: "gradient" (codebooks are parameters, the paper) or "ema" (they are the moving averages of their latents, with `decay` per batch).
-    revival: keep the running shares and the candidates that `revive` needs.
+    revival: keep the running shares and the candidates that `revive` needs. Nothing counts as used at first, so that the first revival lays every code that the
+    first batch does not use upon one of its latents: codes that start farther apart than the latents do would all be one code to them.
     What moves by averages lies in the collection "batch_stats". Raises ValueError unless K divides D, and for an unknown update.
     """
 
@@ -159,13 +160,14 @@ class Quantiser(nn.Module):
             raise ValueError(f"A quantiser cannot be updated by {self.update!r}; choose one of {', '.join(UPDATES)}.")
         k, n, d = self.num_codebooks, self.num_codes, slice_width(self.width, self.num_codebooks)
         uniform = lambda key: jax.random.uniform(key, (k, n, d), jnp.float32, -1 / n, 1 / n)
+        seen = 0.0 if self.revival else 1 / n
         if self.update == "ema":
             self.moving = self.variable("batch_stats", "codebooks", lambda: uniform(self.make_rng("params")))
-            self.sums = self.variable("batch_stats", "sums", lambda: self.moving.value / n)
+            self.sums = self.variable("batch_stats", "sums", lambda: self.moving.value * seen)
         else:
             self.learned = self.param("codebooks", uniform)
         if self.tracks:
-            self.shares = self.variable("batch_stats", "shares", lambda: jnp.full((k, n), 1 / n, jnp.float32))
+            self.shares = self.variable("batch_stats", "shares", lambda: jnp.full((k, n), seen, jnp.float32))
         if self.revival:
             self.candidates = self.variable("batch_stats", "candidates", lambda: jnp.zeros((k, n, d)))
 

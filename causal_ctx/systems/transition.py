@@ -71,7 +71,7 @@ def build_autoencoder(config: ml_collections.ConfigDict, channels: int) -> MCQVA
     """The MCQ-VAE of `config` for images of so many channels."""
     m = config.model
     quantiser = Quantiser(m.latent_width, m.num_codes, m.num_codebooks, m.codebook_update, m.codebook_decay, revival=m.revival > 0)
-    return MCQVAE(Encoder(m.widths, m.latent_width, m.blocks), quantiser, Decoder(m.widths, channels, m.output, m.blocks))
+    return MCQVAE(Encoder(m.widths, m.latent_width, m.blocks, m.gain), quantiser, Decoder(m.widths, channels, m.output, m.blocks, m.gain))
 
 
 def build_layer(config: ml_collections.ConfigDict, num_actions: int) -> CausalTransition:
