@@ -250,12 +250,11 @@ def network(layers: tuple[Attention, ...], first: tuple[jax.Array, jax.Array], s
     any node has weight 1. A speaker hears itself alone, so that its output is what it says.
     """
     (targets, sources), speaking = first, layers[0].speak(speakers)
-    edges = jnp.concatenate([weights, jnp.ones((len(weights), len(speakers)))], axis=1)
     for layer, above in zip(layers, layers[1:]):
-        heard = graph_attention(layer, targets, jnp.concatenate([sources, speaking]), edges, at_once)
+        heard = graph_attention(layer, targets, jnp.concatenate([sources, speaking]), weights, at_once)
         x, spoken = (jax.nn.leaky_relu(out.reshape(len(out), layer.bias.size)) for out in (heard, speaking + layer.bias[None]))
         targets, sources, speaking = above.listen(x), above.speak(x), above.speak(spoken)
-    return graph_attention(layers[-1], targets, jnp.concatenate([sources, speaking]), edges, at_once)
+    return graph_attention(layers[-1], targets, jnp.concatenate([sources, speaking]), weights, at_once)
 
 
 class CausalTransition(nn.Module):

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_ctx.models.graph_attention import over_rows
+from causal_ctx.models.pairs import in_tiles, pair_sums
 
+SLOPE = 0.01  # of the LeakyReLU of the networks
 PROBABILITY_FLOOR = 1e-4  # of both classes of a draw, as in the reference: it bounds the gradient of a draw
 
 
@@ -67,8 +68,9 @@ def edge_logits(networks: Discovery, network: jax.Array | int, nodes: Nodes, at_
 
 
 def pair_logits(rows: jax.Array, columns: jax.Array, out: jax.Array, at_once: int) -> jax.Array:
-    """out . LeakyReLU(rows_i + columns_j) for all pairs: rows, columns [n, l], out [l] -> [n, n], with at_once * n * l hidden units in memory at a time."""
-    return over_rows(lambda row: (jax.nn.leaky_relu(row[None] + columns) * out[None]).sum(axis=-1), rows, at_once)
+    """out . LeakyReLU(rows_i + columns_j) for all pairs: rows, columns [n, l], out [l] -> [n, n], at_once rows at a time."""
+    by_unit = columns.T
+    return in_tiles(lambda tile: pair_sums(tile.T, by_unit, out, SLOPE), rows, at_once)
 
 
 def draw(present: jax.Array, absent: jax.Array, key: jax.Array | None) -> jax.Array:
