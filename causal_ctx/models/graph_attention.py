@@ -13,6 +13,7 @@ from causal_ctx.models.convolution import torch_uniform
 from causal_ctx.models.pairs import in_tiles, pair_sums
 
 SLOPE = 0.2  # of the LeakyReLU inside the scores
+NO_EDGE = -1e30  # the score of a pair without edge; finite, so that a row of nothing has derivatives
 
 
 class Attention(NamedTuple):
@@ -66,17 +67,23 @@ def edge_attributes(weights: jax.Array, speaking: int) -> tuple[jax.Array, jax.A
 def hear_nodes(layer: Attention, targets: jax.Array, sources: jax.Array, edges: tuple[jax.Array, jax.Array], at_once: int) -> tuple[jax.Array, jax.Array]:
     """Targets [k, H, c] hear sources [n, H, c] through edges (attributes, connected) [k, n], at least one each: the logarithm of the sum of the
     exponential scores [k, H], and the mean of what is said, weighted by them [k, H, c]."""
+    return in_tiles(lambda rows: hear_tile(layer, rows[0], sources, rows[1:]), (targets, *edges), at_once)
+
+
+def hear_tile(layer: Attention, targets: jax.Array, sources: jax.Array, edges: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """`hear_nodes` for all of the targets together."""
     by_unit = sources.transpose(1, 2, 0)
+    scores = node_scores(layer, targets, by_unit, edges)
+    level = jax.nn.logsumexp(scores, axis=-1)
+    said = jnp.einsum("hkn,hcn->hkc", jnp.exp(scores - level[..., None]), by_unit)
+    return level.T, said.transpose(1, 0, 2)
 
-    def hear(rows):
-        target, attributes, connected = rows
-        sums = lambda row, column, out, edge: pair_sums(row, column, out, SLOPE, edge, attributes)
-        scores = jnp.where(connected[None], jax.vmap(sums)(target.transpose(1, 2, 0), by_unit, layer.score, layer.edge), -1e30)
-        level = jax.nn.logsumexp(scores, axis=-1)
-        said = jnp.einsum("hkn,hcn->hkc", jnp.exp(scores - level[..., None]), by_unit)
-        return level.T, said.transpose(1, 0, 2)
 
-    return in_tiles(hear, (targets, *edges), at_once)
+def node_scores(layer: Attention, targets: jax.Array, sources: jax.Array, edges: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Scores of targets [k, H, c] and sources [H, c, n] over edges (attributes, connected) [k, n]: [H, k, n], hugely negative where there is no edge."""
+    attributes, connected = edges
+    sums = lambda row, column, out, edge: pair_sums(row, column, out, SLOPE, edge, attributes)
+    return jnp.where(connected[None], jax.vmap(sums)(targets.transpose(1, 2, 0), sources, layer.score, layer.edge), NO_EDGE)
 
 
 def hear_speakers(layer: Attention, targets: jax.Array, speaking: jax.Array, level: jax.Array, said: jax.Array) -> jax.Array:
