@@ -220,6 +220,28 @@ def test_one_call_over_all_actions_is_a_loop_over_actions(key):
     np.testing.assert_allclose(retrieve(weights(), ct.Settings(), codes(), after, key, "train"), expected, atol=1e-5)
 
 
+def looped_retrieval(w: ct.Weights, settings: ct.Settings, key: jax.Array) -> jax.Array:
+    """`retrieve` as a loop over actions: log-probabilities [B, A]."""
+    nats = [ct.code_nats(ct.action(w, settings, codes(), jnp.full(B, a), key, "train").log_probs, codes(1)) for a in range(A)]
+    return jax.nn.log_softmax(-jnp.stack(nats, axis=1))
+
+
+@pytest.mark.parametrize("settings", [ct.Settings(noise="endo", rows_at_once=1), ct.Settings(actions_at_once=3)])
+def test_one_call_has_the_values_and_gradients_of_a_loop_at_any_mask_rate(key, settings):
+    """What all actions share is computed once, and rows that an action touches for it alone; the mask has gradients from both."""
+    probe = jnp.arange(1.0, 1 + B * A).reshape(B, A) % 5
+    one_call = lambda w: ct.retrieve(w, settings, codes(), codes(1), key)
+    both = [jit(jax.value_and_grad(lambda w, mode=mode: (mode(w) * probe).sum())) for mode in (one_call, lambda w: looped_retrieval(w, settings, key))]
+    rate = jit(lambda w: jnp.stack([ct.action(w, settings, codes(), jnp.full(B, a), key).mask for a in range(A)]).mean())
+    for bias, low, high in [(-1e3, 0, 0), (-3, 0.03, 0.2), (4, 0.4, 0.7), (1e3, 1, 1)]:
+        w = weights()._replace(mask_bias=weights().mask_bias + bias)
+        assert low <= rate(w) <= high
+        (value, gradient), (expected, wanted) = both[0](w), both[1](w)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        for (path, ours), theirs in zip(jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(wanted)):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * max(1, np.abs(theirs).max()), err_msg=jax.tree_util.keystr(path))
+
+
 def test_how_much_is_computed_at_once_changes_nothing_and_own_draws_do(key):
     run = lambda **fields: retrieve(weights(), ct.Settings(**fields), codes(), codes(1), key, "train")
     np.testing.assert_allclose(run(actions_at_once=3, rows_at_once=2), run(), atol=1e-5)

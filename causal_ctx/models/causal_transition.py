@@ -16,14 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from causal_ctx.models.convolution import torch_uniform
-from causal_ctx.models.graph_attention import Attention, GraphAttention, graph_attention
-from causal_ctx.models.graph_discovery import Discovery, Nodes, draw, dropout, edge_logits, positions
+from causal_ctx.models.graph_attention import Attention, GraphAttention, edge_attributes, graph_attention, hear_speakers
+from causal_ctx.models.graph_discovery import Discovery, Nodes, draw, dropout, edge_logits, mix, mix_touched, pair_units, positions
+from causal_ctx.models.pairs import in_tiles
+from causal_ctx.models.shared_attention import hear_under_actions
 
 EDGE_CONVENTIONS = ("row_target", "row_source")
 NOISES = ("off", "exo", "endo")
 CHANCES = ("train", "sampled", "deterministic")
 EXAMPLES, PRIOR = range(2)  # streams of a step's key
 DROPOUT, MASK_DROPOUT, MASK, GRAPH, NOISE, ACTIONS = range(6)  # streams of an example's key
+POOLED = 4  # times as many touched rows of all actions together are computed at once as rows of each
 
 
 class Settings(NamedTuple):
@@ -63,6 +66,15 @@ class Transition(NamedTuple):
     none; graph [B, n, n], the edges in {0, 1}."""
 
     log_probs: jax.Array
+    mask: jax.Array
+    present: jax.Array
+    absent: jax.Array
+    graph: jax.Array
+
+
+class Drawn(NamedTuple):
+    """The mask [n], and the graph [n, n] with its probabilities, as in `Transition`."""
+
     mask: jax.Array
     present: jax.Array
     absent: jax.Array
@@ -115,18 +127,47 @@ def retrieve(weights: Weights, settings: Settings, before: jax.Array, after: jax
         raise ValueError(f"Codes before and after must have one shape, got {list(before.shape)} and {list(after.shape)}; give pairs.")
     for codes in (before, after):
         refuse(weights, settings, chance, codes)
-    num_actions = len(weights.action)
+    keys, actions, at_once = example_keys(key, len(before)), jnp.arange(len(weights.action)), settings.actions_at_once or len(weights.action)
+    prepared = jax.vmap(lambda codes, key: prepare(weights, settings, codes, key, chance))(before, keys)
+    distances = shared_distances if settings.shared_draws and settings.edge_convention == "row_target" else own_distances
+    some = lambda actions: distances(weights, settings, prepared, actions, after, keys, chance).T
+    return jax.nn.log_softmax(-(some(actions) if at_once >= len(actions) else in_tiles(some, actions, at_once)).T)
 
-    def one(before, after, key):
-        prepared = prepare(weights, settings, before, key, chance)
 
+def own_distances(weights, settings, prepared, actions, after, keys, chance) -> jax.Array:
+    """Mean nats [B, k] of codes `after` [B, n] under actions [k], computed action by action; with shared draws or with draws for each."""
+
+    def one(prepared, after, key):
         def distance(action):
             own = key if settings.shared_draws else jax.random.fold_in(jax.random.fold_in(key, ACTIONS), action)
             return code_nats(transition(weights, settings, prepared, action, own, chance).log_probs, after)
 
-        return jax.nn.log_softmax(-jax.lax.map(distance, jnp.arange(num_actions), batch_size=settings.actions_at_once or num_actions))
+        return jax.vmap(distance)(actions)
 
-    return jax.vmap(one)(before, after, example_keys(key, len(before)))
+    return jax.vmap(one)(prepared, after, keys)
+
+
+def shared_distances(weights, settings, prepared, actions, after, keys, chance) -> jax.Array:
+    """`own_distances` with shared draws in "row_target": rows of the graph that an action does not touch are those of the base graph, and are heard once."""
+    rows, all_rows = settings.rows_at_once, POOLED * settings.rows_at_once
+    masks = jax.vmap(lambda prepared, key: jax.vmap(lambda action: touched(weights, prepared, action, key, chance))(actions))(prepared, keys)
+    tiles = lambda counts, size: (counts.max().astype(int) + size - 1) // size
+    own_tiles, all_tiles = tiles(masks.sum(axis=2), rows), tiles(masks.sum(axis=(1, 2)), all_rows)
+
+    def one(prepared, masks, after, key):
+        def wire(action, mask):
+            units = pair_units(weights.discovery, 1 + action, prepared.nodes)
+            present, absent = mix_touched(rows, prepared.edge_logits, units, mask, own_tiles)
+            return Drawn(mask, present, absent, wired(present, absent, key, chance))
+
+        of_graph = lambda drawn: edge_attributes(drawn.present * drawn.graph, 1 + len(prepared.noise))
+        drawn, base_edges = jax.vmap(wire)(actions, masks), of_graph(rewired(weights, settings, prepared, None, key, chance))
+        arguments = weights.attention[0], (prepared.targets, prepared.sources), jax.lax.stop_gradient(base_edges), jax.vmap(of_graph)(drawn)
+        heard = hear_under_actions((rows, all_rows), *arguments, jax.lax.stop_gradient(masks), all_tiles)
+        distance = lambda action, drawn, heard: code_nats(predicted(weights, settings, prepared, action, drawn, heard), after)
+        return jax.vmap(distance)(actions, drawn, heard)
+
+    return jax.vmap(one)(prepared, masks, after, keys)
 
 
 def code_nats(log_probs: jax.Array, codes: jax.Array) -> jax.Array:
@@ -199,22 +240,36 @@ def mask_logits(weights: Weights, codes: jax.Array, place: jax.Array) -> jax.Arr
 
 def transition(weights: Weights, settings: Settings, prepared: Prepared, action: jax.Array | None, key: jax.Array, chance: str) -> Transition:
     """One example under one action, or none (spec sections 2.4 to 2.9)."""
-    stream = (lambda name: None) if chance == "deterministic" else partial(jax.random.fold_in, key)
-    nodes = prepared.nodes
-    present, absent = jax.nn.sigmoid(prepared.edge_logits), jax.nn.sigmoid(-prepared.edge_logits)
-    mask = jnp.zeros(len(nodes.codes))
+    drawn = rewired(weights, settings, prepared, action, key, chance)
+    return Transition(predicted(weights, settings, prepared, action, drawn), *drawn)
+
+
+def touched(weights: Weights, prepared: Prepared, action: jax.Array, key: jax.Array, chance: str) -> jax.Array:
+    """The mask [n] of one example under one action (spec section 2.4)."""
+    logits = prepared.mask_logits + jnp.take(weights.mask_action, action, axis=0)[prepared.nodes.codes]
+    return draw(jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits), None if chance == "deterministic" else jax.random.fold_in(key, MASK))
+
+
+def wired(present: jax.Array, absent: jax.Array, key: jax.Array, chance: str) -> jax.Array:
+    """The edges [n, n] in {0, 1} of one example (spec section 2.6)."""
+    return draw(present, absent, None if chance == "deterministic" else jax.random.fold_in(key, GRAPH))
+
+
+def rewired(weights: Weights, settings: Settings, prepared: Prepared, action: jax.Array | None, key: jax.Array, chance: str) -> Drawn:
+    """The mask and the graph of one example under one action, or none (spec sections 2.4 to 2.6)."""
+    mask, present, absent = jnp.zeros(len(prepared.nodes.codes)), jax.nn.sigmoid(prepared.edge_logits), jax.nn.sigmoid(-prepared.edge_logits)
     if action is not None:
-        logits = prepared.mask_logits + jnp.take(weights.mask_action, action, axis=0)[nodes.codes]
-        mask = draw(jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits), stream(MASK))
-        logits = edge_logits(weights.discovery, 1 + action, nodes, settings.rows_at_once)
-        rewire = lambda before, after: (1 - mask[:, None]) * before + mask[:, None] * after
-        present, absent = rewire(present, jax.nn.sigmoid(logits)), rewire(absent, jax.nn.sigmoid(-logits))
-    graph = draw(present, absent, stream(GRAPH))
+        mask = touched(weights, prepared, action, key, chance)
+        present, absent = mix(settings.rows_at_once, prepared.edge_logits, pair_units(weights.discovery, 1 + action, prepared.nodes), mask)
+    return Drawn(mask, present, absent, wired(present, absent, key, chance))
+
+
+def predicted(weights: Weights, settings: Settings, prepared: Prepared, action: jax.Array | None, drawn: Drawn, heard: tuple | None = None) -> jax.Array:
+    """Log-probabilities [n, N] of the codes after an action, or none (spec sections 2.7 to 2.9); heard: of nodes in the first layer, where it is known."""
     speakers, layers = speaking_nodes(weights, settings, prepared, action), layers_for(weights, action)
-    edges = edges_to_targets(present * graph, settings.edge_convention)
-    logits = network(layers, (prepared.targets, prepared.sources), speakers, edges, settings.rows_at_once)
-    logits = logits[:, 0] if action is None else (1 - mask[:, None]) * logits[:, 0] + mask[:, None] * logits[:, 1]
-    return Transition(jax.nn.log_softmax(logits), mask, present, absent, graph)
+    edges, mask = edges_to_targets(drawn.present * drawn.graph, settings.edge_convention), drawn.mask[:, None]
+    logits = network(layers, (prepared.targets, prepared.sources), speakers, edges, settings.rows_at_once, heard)
+    return jax.nn.log_softmax(logits[:, 0] if action is None else (1 - mask) * logits[:, 0] + mask * logits[:, 1])
 
 
 def alone(weights: Weights, settings: Settings, prepared: Prepared) -> jax.Array:
@@ -243,19 +298,22 @@ def layers_for(weights: Weights, action: jax.Array | None) -> tuple[Attention, .
     return (*weights.attention[:-1], weights.attention[-1].heads(heads))
 
 
-def network(layers: tuple[Attention, ...], first: tuple[jax.Array, jax.Array], speakers: jax.Array, weights: jax.Array, at_once: int) -> jax.Array:
+def network(
+    layers: tuple[Attention, ...], first: tuple, speakers: jax.Array, weights: jax.Array, at_once: int, known: tuple | None = None
+) -> jax.Array:
     """Logits [n, h, N] of n nodes after all layers, for the h heads of the last.
 
     first: what the nodes listen for and say in the first layer, [n, H, c] each; speakers [v, N]; weights [n, n], target by source. The edge of a speaker to
-    any node has weight 1. A speaker hears itself alone, so that its output is what it says.
+    any node has weight 1. A speaker hears itself alone, so that its output is what it says. known: `hear_nodes` of the first layer, computed here without it.
     """
     (targets, sources), speaking = first, layers[0].speak(speakers)
-    edges = jnp.concatenate([weights, jnp.ones((len(weights), len(speakers)))], axis=1)
+    hear = lambda layer: graph_attention(layer, targets, jnp.concatenate([sources, speaking]), weights, at_once)
+    heard = hear(layers[0]) if known is None else hear_speakers(layers[0], targets, speaking, *known) + layers[0].bias[None]
     for layer, above in zip(layers, layers[1:]):
-        heard = graph_attention(layer, targets, jnp.concatenate([sources, speaking]), edges, at_once)
         x, spoken = (jax.nn.leaky_relu(out.reshape(len(out), layer.bias.size)) for out in (heard, speaking + layer.bias[None]))
         targets, sources, speaking = above.listen(x), above.speak(x), above.speak(spoken)
-    return graph_attention(layers[-1], targets, jnp.concatenate([sources, speaking]), edges, at_once)
+        heard = hear(above)
+    return heard
 
 
 class CausalTransition(nn.Module):

@@ -3,14 +3,16 @@
 Letters: n nodes, N codes (also the number of features of a node), R networks, l hidden units.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from causal_ctx.models.graph_attention import over_rows
+from causal_ctx.models.pairs import in_tiles, pair_sums
 
+SLOPE = 0.01  # of the LeakyReLU of the networks
 PROBABILITY_FLOOR = 1e-4  # of both classes of a draw, as in the reference: it bounds the gradient of a draw
 
 
@@ -61,14 +63,51 @@ class Discovery(NamedTuple):
 
 def edge_logits(networks: Discovery, network: jax.Array | int, nodes: Nodes, at_once: int) -> jax.Array:
     """The logits of F_r(i, j) for network r and all pairs of n nodes: [n, n]."""
-    bias, out = networks.bias[network], networks.out[network]
-    rows, columns = nodes.times(networks.rows[network]) + bias[None], nodes.times(networks.columns[network])
-    return pair_logits(rows, columns, out, at_once) + networks.out_bias[network]
+    rows, columns, out, out_bias = pair_units(networks, network, nodes)
+    return pair_logits(rows, columns, out, at_once) + out_bias
+
+
+def pair_units(networks: Discovery, network: jax.Array | int, nodes: Nodes) -> tuple[jax.Array, ...]:
+    """What network r computes of n nodes before any pair: rows and columns [n, l], and its out [l] and out_bias."""
+    rows = nodes.times(networks.rows[network]) + networks.bias[network][None]
+    return rows, nodes.times(networks.columns[network]), networks.out[network], networks.out_bias[network]
+
+
+def mix(at_once: int, before: jax.Array, units: tuple[jax.Array, ...], mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Probabilities [n, n] that there is an edge, and that there is none: where mask [n] is one those of `pair_units`, else of logits `before`."""
+    rows, columns, out, out_bias = units
+    after = pair_logits(rows, columns, out, at_once) + out_bias
+    either = lambda before, after: (1 - mask[:, None]) * before + mask[:, None] * after
+    return either(jax.nn.sigmoid(before), jax.nn.sigmoid(after)), either(jax.nn.sigmoid(-before), jax.nn.sigmoid(-after))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def mix_touched(at_once: int, before: jax.Array, units: tuple[jax.Array, ...], mask: jax.Array, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`mix` that computes no more than `tiles` tiles of `at_once` rows, which hold those whose mask is one. Its gradient needs all rows: the mask's is their
+    difference."""
+    rows, columns, out, out_bias = units
+    by_unit, order = columns.T, jnp.argsort(-mask)
+
+    def replace(tile, logits):
+        chosen = order[jnp.minimum(tile * at_once + jnp.arange(at_once), len(mask) - 1)]
+        new = jnp.where(mask[chosen, None] > 0, pair_sums(rows[chosen].T, by_unit, out, SLOPE) + out_bias, before[chosen])
+        return logits.at[chosen].set(new)
+
+    logits = jax.lax.fori_loop(0, tiles, replace, before)
+    return jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
+
+
+def _mix_backward(at_once, arguments, cotangents):
+    return (*jax.vjp(partial(mix, at_once), *arguments)[1](cotangents), None)
+
+
+mix_touched.defvjp(lambda at_once, *arguments: (mix_touched(at_once, *arguments), arguments[:3]), _mix_backward)
 
 
 def pair_logits(rows: jax.Array, columns: jax.Array, out: jax.Array, at_once: int) -> jax.Array:
-    """out . LeakyReLU(rows_i + columns_j) for all pairs: rows, columns [n, l], out [l] -> [n, n], with at_once * n * l hidden units in memory at a time."""
-    return over_rows(lambda row: (jax.nn.leaky_relu(row[None] + columns) * out[None]).sum(axis=-1), rows, at_once)
+    """out . LeakyReLU(rows_i + columns_j) for all pairs: rows, columns [n, l], out [l] -> [n, n], at_once rows at a time."""
+    by_unit = columns.T
+    return in_tiles(lambda tile: pair_sums(tile.T, by_unit, out, SLOPE), rows, at_once)
 
 
 def draw(present: jax.Array, absent: jax.Array, key: jax.Array | None) -> jax.Array:
