@@ -117,7 +117,7 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.model.latent_width = 128  # D
     config.model.num_codes = 64  # N, even
     config.model.num_codebooks = 1  # K, a divisor of D
-    config.model.output = "sigmoid"  # or tanh (quirk Q6)
+    config.model.output = "tanh"  # as published; or sigmoid, which is flat where images are black and then does not learn (quirk Q6)
     config.model.codebook_update = "ema"  # moving averages; or gradient, the published one
     config.model.codebook_decay = 0.9  # of moving averages, per micro-batch
     config.model.revival = 0.3  # codes whose moving share is below revival / N are moved to a latent; 0, as published: never
@@ -194,7 +194,7 @@ def _resize_transition(config: ml_collections.ConfigDict, size: str) -> None:
         config.data.update(resolution=32, train_images=20_000, held_out_images=2_000)
         config.model.update(widths=(32, 64, 128), blocks=2, latent_width=64, hidden_widths=(128, 32))
         config.autoencoder.update(epochs=5)
-        config.train.update(epochs=10)
+        config.train.update(epochs=3)
     if size == "tiny":
         config.data.update(resolution=16, samples=40, train_images=256, held_out_images=64)
         config.model.update(widths=(16, 16), blocks=1, latent_width=16, num_codes=16, hidden_widths=(16, 8))
