@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "--config=configs/quad_dependent.py:tiny"
+CONFIG, CODES = "--config=configs/quad_dependent.py:tiny", "--config=configs/ct_vae.py"
 
 
 def call(*arguments, timeout=300):
@@ -29,18 +29,27 @@ def call(*arguments, timeout=300):
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
     ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),
     ([CONFIG, "--mode=evaluate", "--seeds=2", "--workdir=w"], "The flags describe a sweep, which --mode=evaluate cannot do"),
+    ([CODES + ":sprites,tiny", "--workdir=w"], "data.path"),
+    ([CODES + ":sprites,tiny", "--workdir=w", "--config.data.path=/nowhere"], "/nowhere"),
+    ([CODES + ":quad,tiny", "--workdir=w", "--config.data.resolution=18"], "Images of 18x18 pixels cannot be halved 2 times; give multiples of 4"),
+    ([CODES + ":quad,tiny", "--workdir=w", "--config.model.num_codebooks=3"], "Latents 16 wide cannot be split evenly among 3 codebooks"),
+    ([CODES + ":quad,tiny", "--workdir=w", "--config.data.keep=shape=often"], "data.keep is 'shape=often'"),
+    ([CODES + ":quad,huge"], "'huge' is no data set and no size"),
+    ([CONFIG, "--workdir=w", "--config.method=ct_vae"], "method is ct_vae, which is none of this config's system"),
     ([CONFIG, "--workdir=w", "--config.method=cm_frozen", "--config.init_from=nowhere"], "nowhere holds no run to start from"),
 ])
 def test_refusals_are_one_sentence(arguments, sentence):
     status, out, errors = call(*arguments)
     assert status == 1 and sentence in errors and "Traceback" not in errors
-    assert len(errors.strip().splitlines()) == 1 and errors.startswith("causal_ctx: ")
+    *told, refusal = errors.strip().splitlines()
+    assert refusal.startswith("causal_ctx: ") and all("is trained first" in line for line in told)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_is_valid_and_printed(path):
     status, out, _ = call(f"--config={path}:tiny", "--config.seed=7", "--print_config")
-    assert status == 0 and '"seed": 7' in out and '"train_per_context": 200' in out and f'"name": "{path.stem}' in out
+    size, name = ('"train_images": 256', "shapes3d") if path.stem in ("mcq_vae", "ct_vae") else ('"train_per_context": 200', path.stem)
+    assert status == 0 and '"seed": 7' in out and size in out and f'"name": "{name}' in out
 
 
 @pytest.mark.slow
