@@ -104,7 +104,7 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.data.partition = ""  # file with the split of every image; empty: the data set's own, else random
     config.data.variations = ""  # file of transitions; empty: drawn
     config.data.samples = 0  # drawn combinations per step of a factor, or images per side of an attribute; 0: 1,000, or 8
-    config.data.keep = ""  # imbalance: "hair=0.1,eyes=0.5" keeps these fractions of the training pairs of the factors
+    config.data.keep = "all"  # or imbalance: "hair=0.1,eyes=0.5" keeps these fractions of the training pairs of the factors
     config.data.train_images = 0  # that the autoencoder and base mode see, at most; 0: all of the split
     config.data.held_out_images = 0  # the same of validation and of test
     config.data.placement = "auto"  # of the training images, as for contexts

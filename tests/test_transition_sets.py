@@ -8,7 +8,7 @@ from causal_ctx.data import factor_sets, factors, transitions
 from causal_ctx.data.transition_sets import Images, fractions, load
 
 SIZES = {"hue": 6, "scale": 4, "shape": 8}
-FIELDS = {"name": "small", "samples": 30, "seed": 0, "keep": "", "partition": "", "variations": "", "train_images": 0, "held_out_images": 0}
+FIELDS = {"name": "small", "samples": 30, "seed": 0, "keep": "all", "partition": "", "variations": "", "train_images": 0, "held_out_images": 0}
 
 
 def render(values):

@@ -106,7 +106,7 @@ def fractions(keep: str, data: FactorData) -> dict[int, float]:
     """{factor: fraction of its training pairs that stays} of "hair=0.1,eyes=0.5". Raises ValueError for another form, unknown or
     repeated factors, and fractions outside [0, 1]."""
     found = {}
-    for part in filter(None, keep.replace(" ", "").split(",")):
+    for part in filter(None, ("" if keep == "all" else keep).replace(" ", "").split(",")):
         name, _, number = part.partition("=")
         if name not in data.factor_names:
             raise ValueError(f"data.keep names the factor {name!r}, which {data.name} does not have; choose from {', '.join(data.factor_names)}.")
