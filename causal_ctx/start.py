@@ -17,6 +17,7 @@ from causal_ctx.plan import Record, plan_of
 from causal_ctx.step import Hyper, Trainer, TrainState
 
 LOG = logging.getLogger(__name__)
+OF_NO_IMAGE = ("cache_dir", "placement", "samples", "keep", "variations")  # fields of config.data that change no image
 
 
 def build_trainer(config: ml_collections.ConfigDict, dataset, *others: ml_collections.ConfigDict) -> Trainer:
@@ -87,7 +88,8 @@ def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
         raise StartError(f"{folder} holds a run of {theirs.method}, but {config.method} starts from {method}; {remedy}.")
     if (folder / "failure.json").exists():
         raise StartError(f"The run in {folder} diverged, so nothing can start from it; {remedy} that did not.")
-    differing = configs.differences(config.data.to_dict(), theirs.data.to_dict())
+    images = lambda run: {name: value for name, value in run.data.items() if name not in OF_NO_IMAGE}
+    differing = configs.differences(images(config), images(theirs))
     if differing:
         LOG.warning("The run in %s saw other data: %s.", folder, ", ".join(differing))
     return theirs

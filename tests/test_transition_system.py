@@ -73,27 +73,34 @@ def test_batches_are_codes_of_the_encoder_in_one_mode_to_a_micro_batch(dataset, 
     assert seen == {0, 1, 2}
 
 
-def test_the_loss_of_a_mode_is_that_modes_and_its_terms_are_not_mixed_with_the_others(dataset, source):
-    config = starting(source)
-    state, ours = start.first_state(config, dataset, parallel.data_mesh()), systems.of(starting(source)).objective(config, dataset)
-    codes = jnp.asarray(np.random.default_rng(0).integers(8, size=(2, 6, 16)), jnp.uint8)
-    actions, key = jnp.arange(6), jax.random.key(3)
-    weights, numbers = ours.layer.apply({"params": state.params}), state.hyper.objective
+def test_the_loss_of_a_mode_is_that_modes_and_its_terms_are_not_mixed_with_the_others(dataset, monkeypatch):
+    """The three modes stand in as functions of their arguments; what they compute is tested with the layer."""
+    config, ct = tiny_codes.config(), objective.causal_transition
+    ours = systems.of(config).objective(config, dataset)
+    log_probs = jax.nn.log_softmax(jax.random.normal(jax.random.key(1), (6, 16, 8)))
+    graph = jnp.full((6, 16, 16), 0.25)
+    out = ct.Transition(log_probs, jnp.zeros((6, 16)), graph, 1 - graph, graph)
+    monkeypatch.setattr(ct, "base", lambda weights, settings, codes, key: (out, log_probs))
+    monkeypatch.setattr(ct, "action", lambda weights, settings, codes, actions, key: out._replace(log_probs=jnp.roll(log_probs, actions[1], axis=0)))
+    monkeypatch.setattr(ct, "retrieve", lambda weights, settings, before, after, key: jax.nn.log_softmax(log_probs[:, 0, :6] + after[:, :6]))
+    numbers = {name: jnp.float32(number) for name, number in config.objective.items()}
     weigh = objective.Coefficients(*(numbers[name] for name in objective.Coefficients._fields))
-    before, after = codes.astype(jnp.int32)
-    ct, settings = objective.causal_transition, ours.layer.settings
+    (before, after), actions, key = np.random.default_rng(0).integers(8, size=(2, 6, 16)), jnp.arange(6), jax.random.key(3)
     expected = [
-        lambda: objective.base_loss(*ct.base(weights, settings, before, key), before, weigh),
-        lambda: objective.action_loss(ct.action(weights, settings, before, actions, key), after, weigh, key),
-        lambda: objective.retrieval_loss(ct.retrieve(weights, settings, before, after, key), actions),
+        objective.base_loss(out, log_probs, before, weigh),
+        objective.action_loss(out._replace(log_probs=jnp.roll(log_probs, 1, axis=0)), after, weigh, key),
+        objective.retrieval_loss(jax.nn.log_softmax(log_probs[:, 0, :6] + after[:, :6]), actions),
     ]
-    loss = jax.jit(lambda batch: ours.loss(state.variables, numbers, batch, key))
-    for mode, wanted in enumerate(expected):
-        value, (collections, terms) = loss(objective.CodeBatch(codes[0], codes[1], actions, jnp.full(6, mode)))
-        np.testing.assert_allclose(value, jax.jit(wanted)()[0], rtol=1e-5)
-        assert set(collections) == {"autoencoder"}
+    variables = {"params": jax.jit(ours.layer.init)(key)["params"], "autoencoder": {"kept": jnp.ones(2)}}
+    for mode, (wanted, terms_wanted) in enumerate(expected):
+        batch = objective.CodeBatch(jnp.asarray(before, jnp.uint8), jnp.asarray(after, jnp.uint8), actions, jnp.full(6, mode))
+        value, (collections, terms) = ours.loss(variables, numbers, batch, key)
+        np.testing.assert_allclose(value, wanted, rtol=1e-5)
+        assert set(collections) == {"autoencoder"} and collections["autoencoder"] is variables["autoencoder"]
         present = means({name: np.asarray(term)[None] for name, term in terms.items()})
+        mine = {name.partition("/")[2]: number for name, number in present.items() if name.startswith(objective.MODES[mode])}
         assert {name.split("/")[0] for name in present if "/" in name} == {objective.MODES[mode]}
+        assert mine == pytest.approx({name: float(term) for name, term in terms_wanted.items()}, rel=1e-5)
         np.testing.assert_allclose(present["loss_nats"], value, rtol=1e-6)
 
 
@@ -122,6 +129,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(method, dataset, s
     assert (record.best_loss, record.best_epoch) == (resumed.best_loss, resumed.best_epoch)
 
 
+@pytest.mark.slow
 def test_seeds_as_one_program_are_the_runs_alone(dataset, source, tmp_path):
     runs = [starting(source, seed=seed) for seed in (3, 4)]
     assert len(sweep.groups(dict(enumerate(runs)))) == 1
