@@ -87,7 +87,7 @@ def _phase(**published) -> ml_collections.ConfigDict:
     block.decay = published.get("decay", "cosine")  # or exponential, of the learning rate on its way from one to the other
     block.warmup_steps = published.get("warmup_steps", 200)  # a quarter of the run at most
     block.patience_epochs = published.get("patience_epochs", 20)  # early stopping on the validation loss
-    block.min_improvement = 1e-4  # in the loss's unit
+    block.min_improvement = published.get("min_improvement", 1e-4)  # in the loss's unit
     block.steps_per_call = 8  # optimiser steps per compiled call
     return block
 
@@ -104,7 +104,7 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.data.partition = ""  # file with the split of every image; empty: the data set's own, else random
     config.data.variations = ""  # file of transitions; empty: drawn
     config.data.samples = 0  # drawn combinations per step of a factor, or images per side of an attribute; 0: 1,000, or 8
-    config.data.keep = "all"  # or imbalance: "hair=0.1,eyes=0.5" keeps these fractions of the training pairs of the factors
+    config.data.keep = "all"  # or imbalance: "hair=0.1+eyes=0.5" keeps these fractions of the training pairs of the factors
     config.data.train_images = 0  # that the autoencoder and base mode see, at most; 0: all of the split
     config.data.held_out_images = 0  # the same of validation and of test
     config.data.placement = "auto"  # of the training images, as for contexts
@@ -138,7 +138,7 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.objective.positive = 0.1  # c_epsilon
 
     config.autoencoder = _phase(
-        epochs=20, batch_size=64, micro_batch=64, learning_rate=5e-4, final_learning_rate=3.34e-4, decay="exponential", warmup_steps=0
+        epochs=20, batch_size=64, micro_batch=64, learning_rate=5e-4, final_learning_rate=3.34e-4, decay="exponential", warmup_steps=0, min_improvement=1e-6
     )
     config.train = _phase(epochs=100, batch_size=80, micro_batch=16, learning_rate=5e-4, final_learning_rate=2.74e-4, decay="exponential", warmup_steps=0)
     config.train.mix = (1.0, 1.0, 1.0)  # how often a micro-batch is of mode base, action, retrieval
@@ -326,6 +326,8 @@ def _validate_transition(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(f"model.num_codes is {m.num_codes}; the positions of nodes are encoded in pairs of features, so give an even number.")
     if not m.widths or len(m.hidden_widths) < 2 or min(*m.widths, *m.hidden_widths) < 1:
         raise ConfigError(f"model.widths is {m.widths} and hidden_widths {m.hidden_widths}; give at least one and at least two positive widths.")
+    if config.evaluation.reduction == "pca" and config.evaluation.keep >= 1_000:
+        raise ConfigError(f"evaluation.keep is {config.evaluation.keep}; principal components are of 1,000 samples at least, so keep fewer.")
     if not m.dropout < 1:
         raise ConfigError(f"model.dropout is {m.dropout}; it must lie below 1.")
     if not 0 <= m.codebook_decay < 1:

@@ -4,9 +4,10 @@ Letters: N members, S steps per call, R micro-batches, B examples of one micro-b
 """
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -119,17 +120,22 @@ class ImageFeed(Feed):
 class CodeFeed(Feed):
     """Draws codes of pairs of images, for ct_vae.
 
-    codes: uint8 or wider [N, M, n], of M images, once per member, on every device. alone: rows int [m] of the images for base mode. pairs: rows before, rows
+    codes: uint8 or wider [N, M, n], of M images, once per member. alone: rows int [m] of the images for base mode. pairs: rows before, rows
     after and actions, int [3, T]. shape: (S, R, B). mix: of modes.
     """
 
     seeds: tuple[int, ...]
-    codes: jax.Array
+    codes: np.ndarray
     alone: np.ndarray
     pairs: np.ndarray
     shape: tuple[int, int, int]
     mix: tuple[float, ...]
     mesh: Mesh
+
+    @functools.cached_property
+    def held(self) -> Callable[[str], jax.Array]:
+        """The codes where an ensemble of a kind has its states; placed once."""
+        return functools.cache(lambda kind: jax.device_put(self.codes, ensemble.state_sharding(kind, self.mesh)))
 
     def draw(self, start: int) -> np.ndarray:
         """Rows before, rows after, actions and modes of all members and processes, int32 [4, N, S, R, B]."""
@@ -152,7 +158,7 @@ class CodeFeed(Feed):
     def finish(self, read: tuple[jax.Array, ...], kind: str) -> CodeBatch:
         """As `Feed.finish`."""
         before, after, actions, modes = read
-        held = jax.device_put(self.codes, ensemble.state_sharding(kind, self.mesh))
+        held = self.held(kind)
         sharding = parallel.split(self.mesh, ensemble.batch_axis(kind))
         return CodeBatch(_take_codes(sharding, held, before), _take_codes(sharding, held, after), actions, modes)
 

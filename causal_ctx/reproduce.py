@@ -10,6 +10,7 @@ import ml_collections
 
 from causal_ctx import sweep, workdir as workdirs
 from causal_ctx.config import ConfigError, flat, phase
+from causal_ctx.methods import METHODS
 from causal_ctx.plan import plan_of
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, tables
@@ -64,8 +65,8 @@ def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:
 
 def _module(folder: Path, name: str, flag: str) -> ModuleType:
     path = folder / f"{name}.py"
-    if not path.is_file():
-        known = ", ".join(sorted(other.stem for other in folder.glob("*.py"))) or f"none, since {folder} is not there: run from a checkout"
+    if not path.is_file() or name in METHODS:  # configs named by a method are of systems without published tables
+        known = ", ".join(sorted(other.stem for other in folder.glob("*.py") if other.stem not in METHODS)) or f"none, since {folder} is not there: run from a checkout"
         raise ConfigError(f"{flag}={name} names no config; choose one of {known}.")
     spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
     module = importlib.util.module_from_spec(spec)

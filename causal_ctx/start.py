@@ -57,7 +57,7 @@ def first_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.M
         if checkpoints.step("best") is None:
             raise StartError(f"The run in {config.init_from} has no trained weights yet; finish it first.")
         source, _ = restore(checkpoints, "best", initial_state(theirs, dataset, mesh))
-    return systems.of(config).take_over(config, theirs, state, source)
+    return systems.of(config).take_over(config, state, source)
 
 
 def source_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -78,7 +78,7 @@ def sourced(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.
 
 
 def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config of the run in `config.init_from`. Raises StartError if there is none, it is another method's, or it diverged."""
+    """The config of the run in `config.init_from`. Raises StartError if there is none, it is another method's, it diverged, or its model is another."""
     folder, method = Path(config.init_from), METHODS[config.method].starts_from
     remedy = f"give the --workdir of a trained {method} as init_from"
     if not (folder / "config.json").is_file():
@@ -92,6 +92,7 @@ def source_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     differing = configs.differences(images(config), images(theirs))
     if differing:
         LOG.warning("The run in %s saw other data: %s.", folder, ", ".join(differing))
+    systems.of(config).refuse_source(config, theirs)
     return theirs
 
 

@@ -164,7 +164,7 @@ def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:
     """Trains the runs {folder: config} of one program together, then scores each. One that diverges is left with its failure.json, one without its source waits."""
     for folder, config in list(runs.items()):
         try:
-            METHODS[config.method].starts_from and not (folder / "checkpoints" / "newest").exists() and source_config(config)
+            METHODS[config.method].starts_from and not workdirs.started(folder) and source_config(config)
         except StartError as error:
             LOG.warning("%s is left out: %s", folder.name, error)
             del runs[folder]

@@ -30,10 +30,13 @@ class WorkdirError(RuntimeError):
 def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """The default mode: whatever of training, evaluation and report `workdir` still lacks, and the run that it starts from, where none is given."""
     given, config = config.init_from, sourced(config, workdir)
-    if METHODS[config.method].starts_from and not given and not complete(Path(config.init_from)):
-        LOG.info("%s starts from %s, which is trained first.", config.method, METHODS[config.method].starts_from)
-        train_evaluate_report(source_of(config), Path(config.init_from))
-    if METHODS[config.method].starts_from and not (workdir / "checkpoints").exists():
+    refuse_other(config, workdir)
+    if METHODS[config.method].starts_from and not given:
+        refuse_other(source_of(config), Path(config.init_from))
+        if not complete(Path(config.init_from)):
+            LOG.info("%s starts from %s, which is trained first.", config.method, METHODS[config.method].starts_from)
+            train_evaluate_report(source_of(config), Path(config.init_from))
+    if METHODS[config.method].starts_from and not started(workdir):
         source_config(config)  # refuses before anything is written
     prepare(config, workdir)
     if (workdir / "results.json").exists() and reading.read_results(workdir)["train"]["finished"]:
@@ -117,8 +120,22 @@ def refuse_errors(described: dict) -> None:
 
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything is there."""
-    if not any((workdir / name).exists() for name in ("checkpoints", "results.json")):
+    refuse_other(config, workdir)
+    if not started(workdir):
         return make(workdir, {"config.json": configs.to_json(config)})
+    if parallel.is_first_process():
+        write_atomically(workdir / "config.json", configs.to_json(config))
+
+
+def started(workdir: Path) -> bool:
+    """Whether anything was trained in `workdir`."""
+    return (workdir / "results.json").exists() or any((workdir / "checkpoints").glob("*/*"))
+
+
+def refuse_other(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Raises WorkdirError if `workdir` holds a run of another config of which anything is there; writes nothing."""
+    if not started(workdir):
+        return
     asked, there = json.loads(configs.to_json(config)), reading.read_config(workdir)
     for field in ("placement", "cache_dir"):  # where images lie changes no run
         there.setdefault("data", {})[field] = config.data[field]
@@ -127,8 +144,6 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     differing = configs.differences(asked, there)
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
-    if parallel.is_first_process():
-        write_atomically(workdir / "config.json", configs.to_json(config))
 
 
 def same_source(there: Path, asked: Path, workdir: Path) -> bool:

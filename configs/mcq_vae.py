@@ -4,6 +4,18 @@
     python -m causal_ctx.main --config=configs/mcq_vae.py:sprites,cpu --config.data.path=SHEETS --config.model.num_codebooks=4 --workdir=runs/sprites_mcq
 
 The data set and the size stand after the colon: see configs/ct_vae.py.
+
+Why the defaults are not the published ones everywhere. Squared error of training batches on quad at 16 x 16 (widths 32 and 64, one block, D = 32, sigmoid output) after
+600 steps of 64 images, one seed each; the mean image has 0.203:
+
+    codebooks by gradient, as published                                  0.0375, 50 of 64 codes unused in a batch
+    by gradient, dead codes moved (revival 0.3), first onto latents      0.0272
+    moving averages (decay 0.99), dead codes moved                       0.0189
+    the same, codes begin on latents of the first batch                  0.0173
+    the same, decay 0.9 (the default)                                    0.0151
+    decay 0.99, kernels that keep the scale of features (gain 2.45)      0.0130
+
+On Sprites at 32 x 32, mostly black, a sigmoid stays at 0.0455, the error of black images, for 600 steps whatever the rest; tanh is at 0.0108 after 150.
 """
 
 from causal_ctx import config

@@ -64,7 +64,7 @@ def test_limits_draw_from_the_split_and_leave_the_pairs_as_they_are():
 
 
 def test_imbalance_takes_training_pairs_away_and_tells_how_many_there_were():
-    whole, kept = load(config()), load(config(keep="hue = 0.5, shape=0"))
+    whole, kept = load(config()), load(config(keep="hue = 0.5 + shape=0"))
     count = lambda data, split: np.bincount(data.pairs(split).actions, minlength=6)
     before, after = count(whole, "train"), count(kept, "train")
     np.testing.assert_array_equal(whole.balanced_transitions, before)
@@ -95,7 +95,7 @@ def test_fractions(small):
 
 def test_a_split_without_pairs_is_refused():
     with pytest.raises(ValueError, match="small has no transitions in train; raise data.samples, keep more"):
-        load(config(keep="hue=0,scale=0,shape=0"))
+        load(config(keep="hue=0+scale=0+shape=0"))
     with pytest.raises(ValueError, match="small has no transitions in .*test"):
         load(config(samples=1, seed=2))
 

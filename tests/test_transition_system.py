@@ -1,6 +1,7 @@
 """CT-VAE through the machinery that all runs share: phases, modes, batches, resuming, ensembles, runs as objects."""
 
 import json
+import logging
 import shutil
 
 import jax
@@ -10,11 +11,12 @@ import pytest
 
 import causal_ctx
 from causal_ctx import config as configs
-from causal_ctx import ensemble, parallel, run, start, sweep, systems, workdir
+from causal_ctx import ensemble, parallel, reproduce, run, start, sweep, systems, workdir
 from causal_ctx.data import transition_sets
+from causal_ctx.feed import CodeFeed
 from causal_ctx.models.mcq_vae import encode_to_codes
 from causal_ctx.objectives import transition as objective
-from causal_ctx.objectives.objective import means
+from causal_ctx.objectives.objective import ImageBatch, means
 from causal_ctx.plan import Record
 from causal_ctx.train import Interrupted, train, train_together
 from tests import tiny_codes
@@ -39,16 +41,32 @@ def starting(source, **overrides):
     return tiny_codes.config(init_from=str(source), **overrides)
 
 
-def test_phase_two_starts_from_the_autoencoder_of_phase_one_and_leaves_it_as_it_is(dataset, source, tmp_path):
-    config, mesh = starting(source), parallel.data_mesh()
-    _, last, _ = train(config, dataset, tmp_path / "w")
-    first = start.first_state(config, dataset, mesh)
-    fresh = start.initial_state(config, dataset, mesh)
-    for ours, theirs in zip(jax.tree.leaves(last.collections), jax.tree.leaves(first.collections), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, config, log) of both phases, trained, scored and reported by the default mode."""
+    folder, config, said = tmp_path_factory.mktemp("finished") / "w", tiny_codes.config(train__epochs=1), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transition_sets, "load", lambda _: tiny_codes.dataset())
+        logging.getLogger("causal_ctx").addHandler(handler)
+        level, _ = logging.getLogger("causal_ctx").level, logging.getLogger("causal_ctx").setLevel(logging.INFO)
+        workdir.train_evaluate_report(config, folder)
+        logging.getLogger("causal_ctx").setLevel(level)
+        logging.getLogger("causal_ctx").removeHandler(handler)
+        yield folder, config, "\n".join(said)
+
+
+def test_phase_two_starts_from_the_autoencoder_of_phase_one_and_leaves_it_as_it_is(finished, dataset):
+    folder, config, said = finished
+    assert "ct_vae starts from mcq_vae, which is trained first" in said
+    last, theirs = (run.best_state(causal_ctx.load_run(path)) for path in (folder, folder / "mcq_vae"))
+    for ours, other in zip(jax.tree.leaves(last.collections["autoencoder"]), jax.tree.leaves(theirs.variables), strict=True):
+        np.testing.assert_array_equal(ours, other)
+    fresh = start.initial_state(config, dataset, parallel.data_mesh())
     kernel = lambda state: np.asarray(state.collections["autoencoder"]["params"]["encoder"]["conv_0"]["kernel"])
-    assert not np.array_equal(kernel(first), kernel(fresh))
-    assert not np.array_equal(last.params["mask_position"], first.params["mask_position"])
+    assert not np.array_equal(kernel(last), kernel(fresh))
+    assert not np.array_equal(last.params["mask_position"], fresh.params["mask_position"])
 
 
 def test_batches_are_codes_of_the_encoder_in_one_mode_to_a_micro_batch(dataset, source):
@@ -71,6 +89,19 @@ def test_batches_are_codes_of_the_encoder_in_one_mode_to_a_micro_batch(dataset, 
             for b, a, action in zip(before, after, actions):
                 assert (b.tobytes() in alone and np.array_equal(a, b)) if modes[0] == 0 else (b.tobytes(), a.tobytes(), int(action)) in known
     assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("kind", "members"), [("vmap", 2), ("map", 2), ("shard", 8)])
+def test_every_member_draws_from_its_own_codes(kind, members):
+    """As it would alone, wherever the members live."""
+    rng, mesh = np.random.default_rng(0), parallel.data_mesh()
+    codes, alone = rng.integers(200, size=(members, 30, 5)).astype(np.uint8), np.arange(10, dtype=np.int32)
+    pairs = rng.integers(6, size=(3, 40)).astype(np.int32)
+    feed = lambda chosen: CodeFeed(tuple(3 + i for i in chosen), codes[chosen], alone, pairs, (2, 3, 8), (1.0, 1.0, 1.0), mesh)
+    together = jax.tree.map(np.asarray, feed(list(range(members))).batch(4, kind))
+    for member in range(members):
+        for part, own in zip(together, feed([member]).batch(4, "vmap"), strict=True):
+            np.testing.assert_array_equal(part[member], own[0])
 
 
 def test_the_loss_of_a_mode_is_that_modes_and_its_terms_are_not_mixed_with_the_others(dataset, monkeypatch):
@@ -110,7 +141,7 @@ def test_means_are_over_the_steps_of_a_mode():
     assert means(metrics | {"loss": np.array([1.0, 2, 3])}) == {"retrieval/accuracy": 0.5, "loss": 2.0}
 
 
-@pytest.mark.parametrize("method", ["mcq_vae", "ct_vae"])
+@pytest.mark.parametrize("method", ["mcq_vae", pytest.param("ct_vae", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(method, dataset, source, tmp_path, monkeypatch):
     overrides = {} if method == "ct_vae" else {"model__codebook_update": "ema", "model__revival": 0.5}
     config = tiny_codes.config(method, init_from=str(source) if method == "ct_vae" else "", **overrides)
@@ -154,6 +185,8 @@ def test_what_cannot_be_started_from_is_refused(dataset, source, tmp_path):
     mesh = parallel.data_mesh()
     with pytest.raises(start.StartError, match=r"is another one, differing in model.num_codes \(8 there, 16 here\); start from one of this config"):
         start.first_state(starting(source, model__num_codes=16), dataset, mesh)
+    with pytest.raises(start.StartError, match=r"differing in model.revival > 0 \(True there, False here\)"):
+        start.source_config(starting(source, model__revival=0.0))
     with pytest.raises(start.StartError, match="nowhere holds no run to start from; give the --workdir of a trained mcq_vae"):
         start.first_state(starting(tmp_path / "nowhere"), dataset, mesh)
     other = tmp_path / "other"
@@ -196,33 +229,37 @@ def test_every_size_of_every_data_set_is_valid_and_survives_json(size):
 def test_a_workdir_is_resumed_by_the_same_config_and_refuses_another(source, tmp_path):
     config = starting(source)
     workdir.prepare(config, tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    workdir.prepare(config, tmp_path)
-    with pytest.raises(workdir.WorkdirError, match=r"differing in objective.gamma \(1.5 there, 2.0 here\)"):
+    workdir.prepare(starting(source, objective__gamma=3.0), tmp_path)  # nothing was trained there yet
+    (tmp_path / "checkpoints" / "newest" / "4").mkdir(parents=True)
+    workdir.prepare(starting(source, objective__gamma=3.0), tmp_path)
+    with pytest.raises(workdir.WorkdirError, match=r"differing in objective.gamma \(3.0 there, 2.0 here\)"):
         workdir.prepare(starting(source, objective__gamma=2.0), tmp_path)
 
 
-def test_dead_codes_are_revived_by_the_step(dataset, tmp_path):
-    """Moved codes are latents, so that a codebook that starts far from all of them comes into use."""
-    _, plain, _ = train(tiny_codes.config("mcq_vae"), dataset, tmp_path / "plain")
+def test_dead_codes_are_revived_by_the_step(dataset):
+    """Moved codes are latents, so that codes that start far from all of them come into use at once."""
     config = tiny_codes.config("mcq_vae", model__codebook_update="ema", model__revival=0.5)
-    _, revived, _ = train(config, dataset, tmp_path / "revived")
-    used = lambda config, state: len(np.unique(systems.of(config).build_predictor(config, dataset, state).encode(dataset.images["test"][:])))
-    assert used(config, revived) > used(tiny_codes.config("mcq_vae"), plain)
+    trainer, state = start.build_trainer(config, dataset), start.initial_state(config, dataset, parallel.data_mesh())
+    quantiser = state.collections["batch_stats"]["quantiser"]
+    far = state.replace(collections={"batch_stats": {"quantiser": quantiser | {"codebooks": quantiser["codebooks"] + 100.0}}})
+    images = dataset.images["train"][:16][None]
+    moved, _ = jax.jit(trainer.update)(far, ImageBatch(images, np.zeros((1, 16, 0), np.float32)))
+    codebooks = np.asarray(moved.collections["batch_stats"]["quantiser"]["codebooks"])
+    assert (np.abs(codebooks).max(axis=-1) < 50).sum() >= 7  # all but the one that was nearest to everything
 
 
-def test_the_default_mode_trains_both_phases_and_the_run_opens_as_an_object(dataset, tmp_path, monkeypatch, capsys, caplog):
-    monkeypatch.setattr(transition_sets, "load", lambda _: tiny_codes.dataset())
-    config, folder = tiny_codes.config(), tmp_path / "w"
-    with caplog.at_level("INFO", "causal_ctx"):
-        workdir.train_evaluate_report(config, folder)
-    assert "ct_vae starts from mcq_vae, which is trained first" in caplog.text
+def test_the_run_opens_as_an_object_and_is_complete(finished, dataset, monkeypatch, capsys, caplog, tmp_path):
+    folder, config, _ = finished
     for path in (folder, folder / "mcq_vae"):
         assert (path / "report.html").exists() and json.loads((path / "results.json").read_text())["scores"]
-    assert "etrieval" in capsys.readouterr().out
-    shutil.rmtree(folder / "mcq_vae" / "checkpoints")  # a run is whole without the one that it started from
-    opened = causal_ctx.load_run(folder)
-    images = dataset.factors.images(np.arange(5))
+    with caplog.at_level("INFO", "causal_ctx"):
+        workdir.train_evaluate_report(config, folder)
+    assert "is complete" in caplog.text and "etrieval" in capsys.readouterr().out
+    with pytest.raises(workdir.WorkdirError, match=r"mcq_vae holds a run of another config, differing in objective.beta"):
+        shutil.copytree(folder / "mcq_vae", tmp_path / "w" / "mcq_vae")
+        workdir.train_evaluate_report(tiny_codes.config(train__epochs=1, objective__beta=0.5), tmp_path / "w")
+    opened, images = causal_ctx.load_run(shutil.move(folder, tmp_path / "moved")), dataset.factors.images(np.arange(5))
+    shutil.rmtree(opened.workdir / "mcq_vae" / "checkpoints")  # a run is whole without the one that it started from
     assert isinstance(opened, run.TransitionRun) and opened.actions == dataset.actions
     assert opened.reconstruct(images).shape == opened.apply(images, "hue up", "place down").shape == (5, 8, 8, 3)
     names, probabilities = opened.retrieve(images, images[::-1])
@@ -230,14 +267,28 @@ def test_the_default_mode_trains_both_phases_and_the_run_opens_as_an_object(data
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="There is no action 'hue left'; choose one of brightness up"):
         opened.apply(images, "hue left")
-    with pytest.raises(ValueError, match="is of mcq_vae, which knows no actions"):
-        shutil.copytree(folder / "checkpoints", folder / "mcq_vae" / "checkpoints") and None
-        other = causal_ctx.load_run(folder / "mcq_vae")
-        monkeypatch.setattr(type(other), "predictor", opened.predictor._replace(transition=None))
-        other.apply(images, "hue up")
-    with caplog.at_level("INFO", "causal_ctx"):
-        workdir.train_evaluate_report(config, folder)
-    assert "is complete" in caplog.text
+    opened.predictor = opened.predictor._replace(transition=None)
+    with pytest.raises(ValueError, match="which knows no actions; load one of ct_vae"):
+        opened.apply(images, "hue up")
+
+
+@pytest.mark.parametrize("path", sorted((reproduce.CONFIGS / "sweeps" / "ct_vae").glob("*.py")), ids=lambda path: path.stem)
+def test_every_sweep_config_is_valid(path, tmp_path):
+    for size in configs.SIZES:
+        config = reproduce._module(path.parent, path.stem, "--config").get_config(size)
+        sweep.validate(config, 1)
+        groups = sweep.groups(sweep.members(config, tmp_path))
+        assert len(groups) == 4 and all(len(names) == 3 for names in groups)
+
+
+def test_validation_images_are_of_all_values(dataset, source, monkeypatch):
+    """Images lie in the order of their factors, so that the first ones are all alike."""
+    seen, system = [], systems.of(tiny_codes.config())
+    monkeypatch.setattr(system, "VALIDATED", 12)
+    monkeypatch.setattr(system, "in_batches", lambda function, images: seen.append(images) or {"loss_squared_error": np.ones(3)})
+    config = tiny_codes.config("mcq_vae")
+    system.validate(config, dataset, start.initial_state(config, dataset, parallel.data_mesh()))
+    assert seen[0].shape == (12, 8, 8, 3) and len({image.max() for image in seen[0]}) > 1
 
 
 def test_data_are_told_before_training(dataset):

@@ -103,10 +103,10 @@ def load(config) -> TransitionData:
 
 
 def fractions(keep: str, data: FactorData) -> dict[int, float]:
-    """{factor: fraction of its training pairs that stays} of "hair=0.1,eyes=0.5". Raises ValueError for another form, unknown or
+    """{factor: fraction of its training pairs that stays} of "hair=0.1+eyes=0.5", {} of "all". Raises ValueError for another form, unknown or
     repeated factors, and fractions outside [0, 1]."""
     found = {}
-    for part in filter(None, ("" if keep == "all" else keep).replace(" ", "").split(",")):
+    for part in filter(None, ("" if keep == "all" else keep).replace(" ", "").split("+")):
         name, _, number = part.partition("=")
         if name not in data.factor_names:
             raise ValueError(f"data.keep names the factor {name!r}, which {data.name} does not have; choose from {', '.join(data.factor_names)}.")
@@ -115,7 +115,7 @@ def fractions(keep: str, data: FactorData) -> dict[int, float]:
         try:
             found[factor] = float(number)
         except ValueError:
-            raise ValueError(f"data.keep is {keep!r}; write it as factor=fraction, with commas between, for example {data.factor_names[0]}=0.1.") from None
+            raise ValueError(f"data.keep is {keep!r}; write it as factor=fraction, with + between, for example {data.factor_names[0]}=0.1.") from None
         if not 0 <= found[factor] <= 1:
             raise ValueError(f"data.keep gives {name} the fraction {number}; a share of its pairs lies from 0 to 1.")
     return found

@@ -256,7 +256,7 @@ def _gradient_boosting():
     try:
         from sklearn.ensemble import GradientBoostingClassifier
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("DCI needs scikit-learn, which is not installed; install causal_ctx with its extra [disentanglement].") from error
+        raise ModuleNotFoundError("DCI needs scikit-learn, which is not installed; install it with pip.") from error
     return GradientBoostingClassifier
 
 

@@ -24,7 +24,7 @@ def numeric_axes(axes: dict[str, list]) -> list[str]:
     def is_number(value) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
-    return [field for field, values in axes.items() if field != "seed" and len(set(values)) > 1 and all(map(is_number, values))]
+    return [field for field, values in axes.items() if field != "seed" and all(map(is_number, values)) and len(set(values)) > 1]
 
 
 def lines(results: list[dict], field: str, protocol: str, measure: str) -> dict[str, list[Point]]:

@@ -26,4 +26,4 @@ def labelled_results(named: Iterable[tuple[str, object]]) -> list[dict]:
 def _differing(config: dict, configs: Sequence[dict], not_told: Collection[str]) -> list[str]:
     same = [other for other in configs if other["method"] == config["method"]]
     others = {field: configs if field.startswith("data.") else same for field in config if field not in not_told}
-    return [f"{field.split('.')[-1]}={config[field]}" for field, among in others.items() if any(other.get(field) != config[field] for other in among)]
+    return [f"{field.split('.')[-1]}={config[field]}" for field, among in others.items() if any(field in other and other[field] != config[field] for other in among)]

@@ -34,7 +34,7 @@ def lead(named: list, results: list[dict]) -> str:
     images, seconds = (sum(r["train"][key] for r in results) for key in ("images", "seconds"))
     names = ", ".join(data.factors.factor_names)
     return (f"{number_of_runs(results)} on images of {H} × {W} × {C} with {data.num_factors} factors ({names}), each of which two actions move: "
-            f"{train:,} training and {test:,} test pairs; {images:,} training images drawn in {duration(seconds)}.")
+            f"{train:,} training and {test:,} test pairs; {images:,} training examples drawn (images by mcq_vae, pairs by ct_vae) in {duration(seconds)}.")
 
 
 def sections(named: list, results: list[dict], folder: Folder) -> list[Section]:

@@ -26,7 +26,7 @@ class System(Protocol):
         """The run's data. Raises ValueError (one sentence) for fields that it cannot be made from."""
 
     def describe(self, config: Config, dataset: Data, *folders: Path) -> dict:
-        """What can be said of the data before training: {"problems": [{"level": "error" or "warning", "sentence"}], ...}, kept in the runs' folders."""
+        """What can be said of the data before training: {"problems": [{"level": "error" or "warning", "sentence"}], ...}; may be kept in the runs' folders."""
 
     def describe_text(self, described: dict) -> str:
         """The same as lines for a person."""
@@ -40,17 +40,17 @@ class System(Protocol):
     def feed(self, configs: Sequence[Config], dataset: Data, mesh: jax.sharding.Mesh, states):
         """The `feed.Feed` of runs that train together, whose stacked states [N, ...] are `states`."""
 
-    def take_over(self, config: Config, theirs: Config, state, source):
-        """`state` with what the method takes of `source`, the state of the run in `config.init_from`, whose config is `theirs`; StartError where it does not fit."""
+    def refuse_source(self, config: Config, theirs: Config) -> None:
+        """Raises StartError where nothing can be taken from the run in `config.init_from`, whose config is `theirs`: before anything is built or written."""
+
+    def take_over(self, config: Config, state, source):
+        """`state` with what the method takes of `source`, the state of the run in `config.init_from`; StartError where tensors do not fit."""
 
     def validate(self, config: Config, dataset: Data, state) -> tuple[float, dict[str, float]]:
         """(validation loss, what else is logged with it)."""
 
     def evaluate(self, config: Config, dataset: Data, best, initial, record) -> dict:
         """The system's part of results.json: the scores of the best state beside the initial one."""
-
-    def open_run(self, workdir: Path, config: Config):
-        """The finished run as an object."""
 
 
 def of(config: Config) -> System:

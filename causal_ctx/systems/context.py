@@ -8,6 +8,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from causal_ctx import config as configs
 from causal_ctx import data, optim, parallel
 from causal_ctx.config import StartError
 from causal_ctx.data import ContextData, card
@@ -68,17 +69,25 @@ def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: 
     )
 
 
-def feed(configs: Sequence[ml_collections.ConfigDict], dataset: ContextData, mesh: jax.sharding.Mesh, states: TrainState) -> ImageFeed:
+def feed(runs: Sequence[ml_collections.ConfigDict], dataset: ContextData, mesh: jax.sharding.Mesh, states: TrainState) -> ImageFeed:
     """Images of one context, or of several, in a micro-batch."""
     del states
-    images = seen(configs[0], dataset.train)
+    images = seen(runs[0], dataset.train)
     targets = np.stack([dataset.targets(name) for name in images])
-    return ImageFeed.of(configs, images, targets, configs[0].train.contexts_per_micro_batch == "one", mesh)
+    return ImageFeed.of(runs, images, targets, runs[0].train.contexts_per_micro_batch == "one", mesh)
 
 
-def take_over(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, state: TrainState, source: TrainState) -> TrainState:
+def refuse_source(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> None:
+    """Raises StartError where the run of `theirs` has a backbone of other shapes than `config`, as far as their fields tell: see `take_over`."""
+    fields = ("model.backbone", "data.resolution")
+    ours, there = configs.flat(config.to_dict()), configs.flat(theirs.to_dict())
+    differing = [f"{field} ({there[field]!r} there, {ours[field]!r} here)" for field in fields if there[field] != ours[field]]
+    if differing:
+        raise StartError(f"The backbone in {config.init_from} is another one: {', '.join(differing)}; start from a run of the same backbone.")
+
+
+def take_over(config: ml_collections.ConfigDict, state: TrainState, source: TrainState) -> TrainState:
     """`state` with the backbone of `source`, running averages included. Raises StartError naming every tensor that is missing there or has another shape."""
-    del theirs
     rules = [rule for rule, _ in METHODS[config.method].trains]
     groups = {name: optim.groups(rules, tree) for name, tree in state.variables.items()}
     chosen = dict(jax.tree_util.tree_leaves_with_path(groups))

@@ -96,19 +96,19 @@ def build_predictor(config: ml_collections.ConfigDict, dataset: TransitionData, 
     return CodePredictor(model, state.collections["autoencoder"], build_layer(config, len(dataset.actions)), state.params)
 
 
-def feed(configs: Sequence[ml_collections.ConfigDict], dataset: TransitionData, mesh: jax.sharding.Mesh, states: TrainState) -> Feed:
+def feed(runs: Sequence[ml_collections.ConfigDict], dataset: TransitionData, mesh: jax.sharding.Mesh, states: TrainState) -> Feed:
     """Images of the training split, or codes in one of the three modes to a micro-batch."""
-    first, images = configs[0], dataset.images["train"]
+    first, images = runs[0], dataset.images["train"]
     if first.method == "mcq_vae":
-        return ImageFeed.of(configs, {"obs": images}, np.zeros((1, 0)), True, mesh)
+        return ImageFeed.of(runs, {"obs": images}, np.zeros((1, 0)), True, mesh)
     pairs = dataset.pairs("train")
     wanted = np.unique(np.concatenate([images.rows, pairs.inputs, pairs.outputs]))
     LOG.info("Encoding %d images, once.", len(wanted))
-    codes = [_encoded(dataset, config, jax.tree.map(lambda leaf, i=i: leaf[i], states.collections["autoencoder"]), wanted) for i, config in enumerate(configs)]
+    codes = [_encoded(dataset, config, jax.tree.map(lambda leaf, i=i: leaf[i], states.collections["autoencoder"]), wanted) for i, config in enumerate(runs)]
     rows = lambda indices: np.searchsorted(wanted, indices).astype(np.int32)
     return CodeFeed(
-        seeds=tuple(config.seed for config in configs),
-        codes=jnp.asarray(np.stack(codes).reshape(len(configs), len(wanted), -1)),
+        seeds=tuple(config.seed for config in runs),
+        codes=np.stack(codes).reshape(len(codes), len(wanted), -1),
         alone=rows(images.rows),
         pairs=np.stack([rows(pairs.inputs), rows(pairs.outputs), pairs.actions.astype(np.int32)]),
         shape=call_shape(first, num_examples(first, dataset)),
@@ -117,13 +117,19 @@ def feed(configs: Sequence[ml_collections.ConfigDict], dataset: TransitionData, 
     )
 
 
-def take_over(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict, state: TrainState, source: TrainState) -> TrainState:
-    """`state` with the autoencoder of `source`. Raises StartError for a model of other shapes, and for one that was trained on other images."""
+def refuse_source(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> None:
+    """Raises StartError where the run of `theirs` has another autoencoder than `config`, or saw other images."""
     fields = [f"model.{name}" for name in AUTOENCODER] + ["data.name", "data.resolution", "data.preprocess"]
-    ours, there = (configs.flat(run.to_dict()) for run in (config, theirs))
-    differing = [f"{field} ({there[field]!r} there, {ours[field]!r} here)" for field in fields if there[field] != ours[field]]
+    read = lambda run: {field: value for field, value in configs.flat(run.to_dict()).items() if field in fields} | {"model.revival > 0": run.model.revival > 0}
+    ours, there = read(config), read(theirs)
+    differing = [f"{field} ({there[field]!r} there, {ours[field]!r} here)" for field in ours if there[field] != ours[field]]
     if differing:
         raise StartError(f"The autoencoder in {config.init_from} is another one, differing in {', '.join(differing)}; start from one of this config.")
+
+
+def take_over(config: ml_collections.ConfigDict, state: TrainState, source: TrainState) -> TrainState:
+    """`state` with the autoencoder of `source`."""
+    del config
     return state.replace(collections={"autoencoder": source.variables})
 
 
@@ -134,7 +140,9 @@ def validate(config: ml_collections.ConfigDict, dataset: TransitionData, state: 
     """Of mcq_vae the loss of validation images; of ct_vae that of action mode and retrieval on validation transitions, without the regularisers."""
     predictor = build_predictor(config, dataset, state)
     if config.method == "mcq_vae":
-        terms = in_batches(partial(_losses, objective(config, dataset), state.variables, config.objective.beta), dataset.images["validation"][:VALIDATED])
+        images = dataset.images["validation"]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:VALIDATED])  # in their order the first ones share the value of a factor
+        terms = in_batches(partial(_losses, objective(config, dataset), state.variables, config.objective.beta), images[chosen])
         scores = {name: float(values.mean()) for name, values in terms.items()}
         return scores["loss_squared_error"], scores
     pairs = dataset.pairs("validation")
@@ -165,7 +173,8 @@ def evaluate(config: ml_collections.ConfigDict, dataset: TransitionData, best: T
 def _encoded(dataset: TransitionData, config: ml_collections.ConfigDict, autoencoder: dict, indices: np.ndarray) -> np.ndarray:
     """Codes [n, K, h, w] of the images `indices` [n], kept for as long as the data set: the frozen encoder sees every image once."""
     codebooks = jax.device_get(autoencoder["params"].get("quantiser") or autoencoder["batch_stats"]["quantiser"])["codebooks"]
-    key = (np.asarray(codebooks).tobytes(), indices.tobytes())
+    kernel = autoencoder["params"]["encoder"]["to_latents"]["linear"]["kernel"]
+    key = (np.asarray(codebooks).tobytes(), np.asarray(kernel).tobytes(), indices.tobytes())
     if key not in dataset.encoded:
         model = build_autoencoder(config, dataset.image_shape[-1])
         dataset.encoded[key] = encode_to_codes(model, autoencoder, transition_sets.Images(dataset.factors, indices))

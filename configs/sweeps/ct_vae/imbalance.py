@@ -1,6 +1,8 @@
 """CT-VAE with a tenth of the training pairs of one factor, beside all of them; three seeds of each. Retrieval is tested on all pairs.
 
-    ./launch/local.sh --config=configs/sweeps/imbalance.py:cpu --workdir=runs/imbalance
+Phase 1 does not depend on the axis and yet is trained for every member of it; one autoencoder for all is --config.axes.method=ct_vae --config.run.init_from=FOLDER.
+
+    ./launch/local.sh --config=configs/sweeps/ct_vae/imbalance.py:cpu --workdir=runs/imbalance
 """
 
 from causal_ctx import config, sweep

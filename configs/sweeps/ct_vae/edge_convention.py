@@ -1,6 +1,8 @@
 """Who hears whom in the graph of CT-VAE: does entry (i, j) mean that node i depends on j, or that it speaks to j (spec section 2.10)? Three seeds of each.
 
-    ./launch/local.sh --config=configs/sweeps/edge_convention.py:cpu --workdir=runs/edges
+Phase 1 does not depend on the axis and yet is trained for every member of it; one autoencoder for all is --config.axes.method=ct_vae --config.run.init_from=FOLDER.
+
+    ./launch/local.sh --config=configs/sweeps/ct_vae/edge_convention.py:cpu --workdir=runs/edges
 """
 
 from causal_ctx import config, sweep
