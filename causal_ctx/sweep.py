@@ -13,7 +13,6 @@ from causal_ctx import config as configs
 from causal_ctx import ensemble, workdir as workdirs
 from causal_ctx.config import ConfigError
 from causal_ctx.methods import METHODS
-from causal_ctx.reports import reading
 from causal_ctx.config import StartError
 from causal_ctx.start import source_config
 from causal_ctx.train import train_together

@@ -69,9 +69,9 @@ def test_host_and_device_give_the_examples_that_were_drawn(dataset, placement, k
     monkeypatch.setattr(feed, "BYTES_AT_ONCE", 10 * 16 * 16 * 3)  # so that the images travel in several pieces, the last one short
     source = feeds(dataset, seeds, data__placement=placement, train__contexts_per_micro_batch=contexts)
     assert (source.rows is None) == (placement == "host")
-    for start in (0, 6):
-        batch = source.batch(start, kind)
-        images, targets = expected(dataset, seeds, start, contexts == "one")
+    for first in (0, 6):
+        batch = source.batch(first, kind)
+        images, targets = expected(dataset, seeds, first, contexts == "one")
         np.testing.assert_array_equal(batch.images, images)
         np.testing.assert_array_equal(batch.targets, targets)
         assert batch.images.dtype == np.uint8 and batch.targets.dtype == np.float32
@@ -85,8 +85,8 @@ def test_reading_ahead_keeps_the_order(dataset, placement):
     for starts in (range(2, 12, 2), range(2, 4, 2), range(2, 2, 2)):
         ahead = list(source.batches(starts, "vmap"))
         assert len(ahead) == len(starts)
-        for start, batch in zip(starts, ahead):
-            np.testing.assert_array_equal(batch.images, source.batch(start, "vmap").images)
+        for first, batch in zip(starts, ahead):
+            np.testing.assert_array_equal(batch.images, source.batch(first, "vmap").images)
 
 
 def test_a_reader_that_fails_or_waits_says_so(dataset, monkeypatch, caplog):
