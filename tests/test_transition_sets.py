@@ -76,9 +76,9 @@ def test_imbalance_takes_training_pairs_away_and_tells_how_many_there_were():
 @pytest.mark.parametrize(("keep", "message"), [
     ("tail=0.1", "names the factor 'tail', which small does not have; choose from hue, scale, shape"),
     ("=0.1", "names the factor ''"),
-    ("hue", "is 'hue'; write it as factor=fraction, with commas between, for example hue=0.1"),
+    ("hue", "is 'hue'; write it as factor=fraction, with .* between, for example hue=0.1"),
     ("hue=few", "write it as factor=fraction"),
-    ("hue=0.1,hue=0.2", "names the factor 'hue' twice"),
+    ("hue=0.1+hue=0.2", "names the factor 'hue' twice"),
     ("hue=1.5", "gives hue the fraction 1.5; a share of its pairs lies from 0 to 1"),
     ("hue=nan", "gives hue the fraction nan"),
 ])
@@ -89,8 +89,8 @@ def test_fractions_that_cannot_be_read_are_refused_before_pairs_are_made(monkeyp
 
 
 def test_fractions(small):
-    assert fractions("", small) == fractions(" , ", small) == {}
-    assert fractions("shape=1, hue = .25,", small) == {2: 1.0, 0: 0.25}
+    assert fractions("all", small) == fractions("", small) == fractions(" + ", small) == {}
+    assert fractions("shape=1 + hue = .25+", small) == {2: 1.0, 0: 0.25}
 
 
 def test_a_split_without_pairs_is_refused():
