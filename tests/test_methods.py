@@ -131,7 +131,7 @@ def test_best_weights_are_counted_anew_from_the_thaw(dataset, tmp_path, monkeypa
 
     config = tiny.config(method="cm_fine_tune", init_from="anywhere", train__epochs=4)
     losses = iter([3.0, 5.0, 4.0, 4.5])
-    monkeypatch.setattr(train, "validate", lambda *_: (next(losses), -1.0))
+    monkeypatch.setattr(train, "validate", lambda *_: (next(losses), {}))
     member = train.Member(config, tmp_path, dataset)
     monkeypatch.setattr(member.checkpoints, "save", lambda *_: None)
     for epoch in range(1, 5):
