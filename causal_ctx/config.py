@@ -193,7 +193,7 @@ def _resize_transition(config: ml_collections.ConfigDict, size: str) -> None:
     if size == "cpu":
         config.data.update(resolution=32, samples=600, train_images=20_000, held_out_images=2_000)
         config.model.update(widths=(32, 64, 128), blocks=2, latent_width=64, hidden_widths=(64, 16), dropout=0.0)
-        config.autoencoder.update(epochs=5)
+        config.autoencoder.update(epochs=5, learning_rate=2e-3, final_learning_rate=1e-4, decay="cosine", warmup_steps=100)
         config.train.update(epochs=4, learning_rate=5e-3, final_learning_rate=2e-4, decay="cosine", warmup_steps=100)
         config.evaluation.update(pairs=1_000, images=1_000)
     if size == "tiny":

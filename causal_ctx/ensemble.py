@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from causal_ctx import parallel
 from causal_ctx.config import ConfigError
+from causal_ctx.progress import duration
 from causal_ctx.step import Batch, Trainer, TrainState
 
 LOG = logging.getLogger(__name__)
@@ -79,18 +80,29 @@ def choose(kind: str, trainer: Trainer, mesh: Mesh, states: TrainState, place: C
     `place` gives a batch laid out for a kind. Each kind rounds in its own way: a resumed run is the uninterrupted one only under the kind that it had before.
     """
     size = len(states.step)
+    make = lambda kind: ready(compiled(kind, trainer, mesh, size), states, place(kind))
     if size == 1 or kind != "auto":
         kind = "vmap" if kind == "auto" else kind
-        return kind, compiled(kind, trainer, mesh, size)
+        return kind, make(kind)
     kinds = [kind for kind in KINDS[:3] if kind != "shard" or (mesh.size > 1 and size % mesh.size == 0)]
     if before in kinds:
-        return before, compiled(before, trainer, mesh, size)
-    LOG.info("Compiling and timing %d runs in one program: %s.", size, ", ".join(kinds))
-    calls = {kind: compiled(kind, trainer, mesh, size) for kind in kinds}
+        return before, make(before)
+    LOG.info("Timing %d runs in one program: %s.", size, ", ".join(kinds))
+    calls = {kind: make(kind) for kind in kinds}
     seconds = {kind: call_seconds(calls[kind], jax.device_put(states, state_sharding(kind, mesh)), place(kind)) for kind in kinds}
     best = min(seconds, key=seconds.get)
     LOG.info("%d runs in one program: %s; going on with %s.", size, ", ".join(f"{kind} {s:.2f} s a call" for kind, s in seconds.items()), best)
     return best, calls[best]
+
+
+def ready(call: Call, states: TrainState, batch: Batch) -> Call:
+    """`call`, compiled for arrays like these, or read from where compiled programs are kept; as the log says."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (states, batch, np.ones(len(states.step), bool)))
+    began = time.monotonic()
+    LOG.info("Compiling the training step.")
+    compiled_call = call.lower(*shapes).compile()
+    LOG.info("The training step is ready after %s.", duration(time.monotonic() - began))
+    return compiled_call
 
 
 def call_seconds(call: Call, states: TrainState, batch: Batch) -> float:

@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, doctor, reproduce, sweep
+from causal_ctx import ablate, doctor, programs, reproduce, sweep
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -38,6 +38,7 @@ SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the co
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
+COMPILATION_CACHE = flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs in the cache folder, for the next start.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> int:
             return refuse("No --workdir was given; name the folder that the run shall be written to.")
         if config is None and mode not in WITHOUT_CONFIG:
             return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
+        if COMPILATION_CACHE.value:
+            programs.keep()
         MODES[mode](config, Path(workdir or "."))
     except Interrupted as stop:
         refuse(str(stop))

@@ -16,6 +16,9 @@ Why the defaults are not the published ones everywhere. Squared error of trainin
     decay 0.99, kernels that keep the scale of features (gain 2.45)      0.0130
 
 On Sprites at 32 x 32, mostly black, a sigmoid stays at 0.0455, the error of black images, for 600 steps whatever the rest; tanh is at 0.0108 after 150.
+
+At size cpu learning rates fall from 2e-3 to 1e-4 along a cosine: squared error of Sprites' test images 0.0023, against 0.0032 with the published 5e-4 to 3.34e-4 and
+the same five epochs; one seed each.
 """
 
 from causal_ctx import config

@@ -10,9 +10,17 @@ ROOT = Path(__file__).parent.parent
 CONFIG, CODES = "--config=configs/quad_dependent.py:tiny", "--config=configs/ct_vae.py"
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder of the test's own in which the supplied configs are."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 def call(*arguments, timeout=300):
     """(exit status, output, errors) of python -m causal_ctx.main."""
-    done = subprocess.run([sys.executable, "-m", "causal_ctx.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run([sys.executable, "-m", "causal_ctx.main", *arguments], capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -110,9 +110,10 @@ def test_auto_takes_the_fastest_and_says_so(dataset, caplog, monkeypatch):
     states = ensemble.stack([initial_state(run, dataset, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))) for run in runs])
     seconds = {"vmap": 3.0, "map": 1.0}
     monkeypatch.setattr(ensemble, "call_seconds", lambda call, states, batch: seconds[batch])
+    monkeypatch.setattr(ensemble, "ready", lambda call, states, batch: call)
     with caplog.at_level("INFO", "causal_ctx"):
         kind, _ = ensemble.choose("auto", build_trainer(runs[0], dataset), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)), states, lambda kind: kind)
-        assert ensemble.choose("auto", build_trainer(runs[0], dataset), states=states, mesh=parallel.data_mesh(), place=None, before="vmap")[0] == "vmap"
+        assert ensemble.choose("auto", build_trainer(runs[0], dataset), states=states, mesh=parallel.data_mesh(), place=lambda kind: kind, before="vmap")[0] == "vmap"
     assert kind == "map" and "2 runs in one program: vmap 3.00 s a call, map 1.00 s a call; going on with map." in caplog.text
 
 
