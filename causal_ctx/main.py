@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, doctor, programs, reproduce, sweep
+from causal_ctx import ablate, bench, doctor, programs, reproduce, sweep
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -26,6 +26,7 @@ MODES = {
     "reproduce": reproduce.run,
     "ablate_interventions": ablate.ablate_interventions,
     "doctor": doctor.run,
+    "bench": lambda config, workdir: bench.run(config, workdir, VERSUS.value),
 }
 WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "doctor"), ("doctor",)  # modes that do without
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
@@ -39,6 +40,7 @@ TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table,
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
 COMPILATION_CACHE = flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs in the cache folder, for the next start.")
+VERSUS = flags.DEFINE_enum("vs", "", list(bench.VERSUS), "Of bench: a program to compare training with.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 

@@ -52,6 +52,9 @@ class System(Protocol):
     def evaluate(self, config: Config, dataset: Data, best, initial, record) -> dict:
         """The system's part of results.json: the scores of the best state beside the initial one."""
 
+    def uses(self, config: Config, dataset: Data, state) -> dict:
+        """{name: (function of nothing, images that it works on)} of what a model with the weights of `state` is used for; "NAME, a loop" is a slower way to NAME."""
+
 
 def of(config: Config) -> System:
     """The module of the system that the config's method belongs to."""

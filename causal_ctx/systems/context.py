@@ -12,6 +12,7 @@ from causal_ctx import config as configs
 from causal_ctx import data, optim, parallel
 from causal_ctx.config import StartError
 from causal_ctx.data import ContextData, card
+from causal_ctx.data.contexts import subsets
 from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.feed import ImageFeed
@@ -127,3 +128,17 @@ def evaluate(config: ml_collections.ConfigDict, dataset: ContextData, best: Trai
         known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
         reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
     return {"protocols": {"strict": strict, "paper": protocols.paper(dataset, predictor, reconstruction)}}
+
+
+def uses(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> dict:
+    """ELBO of images, and images under all subsets of interventions, whose statistics are known: by one call, and by a loop over the subsets."""
+    predictor = build_predictor(config, dataset, state)
+    images, sets = dataset.train["obs"][:1024], np.array([dataset.targets(name) for name in subsets(dataset.concepts[:6])])
+    noise = np.random.default_rng(0).standard_normal((64, predictor.latents)).astype(np.float32)
+    known = jax.device_get(predictor.statistics(sets))
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], known) for i in range(len(sets))]
+    return {
+        "evaluation": (lambda: predictor.elbo(dataset.targets("obs"), images), len(images)),
+        "generation": (lambda: predictor.generate_all(sets, noise, known), len(sets) * len(noise)),
+        "generation, a loop": (lambda: [predictor.generate_all(t[None], noise, s) for t, s in zip(sets, each)], len(sets) * len(noise)),
+    }

@@ -170,6 +170,18 @@ def evaluate(config: ml_collections.ConfigDict, dataset: TransitionData, best: T
     return {"scores": scores}
 
 
+def uses(config: ml_collections.ConfigDict, dataset: TransitionData, state: TrainState) -> dict:
+    """Images to codes and back; with a transition, codes under actions, and the action between two images."""
+    predictor, images = build_predictor(config, dataset, state), dataset.images["test"][:256]
+    codes = predictor.encode(images)
+    found = {"encoding": (lambda: predictor.encode(images), len(images)), "decoding": (lambda: predictor.decode(codes), len(images))}
+    if config.method == "ct_vae":
+        actions = np.arange(len(codes)) % len(dataset.actions)
+        found["action"] = (lambda: predictor.act(codes, actions), len(codes))
+        found["retrieval"] = (lambda: predictor.retrieve(codes, codes[::-1]), len(codes))
+    return found
+
+
 def _encoded(dataset: TransitionData, config: ml_collections.ConfigDict, autoencoder: dict, indices: np.ndarray) -> np.ndarray:
     """Codes [n, K, h, w] of the images `indices` [n], kept for as long as the data set: the frozen encoder sees every image once."""
     codebooks = jax.device_get(autoencoder["params"].get("quantiser") or autoencoder["batch_stats"]["quantiser"])["codebooks"]

@@ -3,6 +3,19 @@
 Phase 1 does not depend on the axis and yet is trained for every member of it; one autoencoder for all is --config.axes.method=ct_vae --config.run.init_from=FOLDER.
 
     ./launch/local.sh --config=configs/sweeps/ct_vae/edge_convention.py:cpu --workdir=runs/edges
+
+The default is row_target by this sweep on quad at size cpu (one autoencoder for all, at the published learning rate), mean and standard error of three seeds:
+
+    test pairs                                       row_target       row_source
+    action found; most frequent answer 0.094         0.724 +- 0.006   0.515 +- 0.011
+    factor found, either way; 0.187                  0.768 +- 0.002   0.638 +- 0.020
+    codes after an action, nats per node             1.757 +- 0.049   2.035 +- 0.037
+    image after an action, squared error; copy 0.072 0.066 +- 0.002   0.067 +- 0.002
+    of the pixels that change; copy 0.407            0.293 +- 0.007   0.259 +- 0.002
+    action found in what the model itself made       0.207 +- 0.009   0.392 +- 0.008
+
+Where the action reaches the nodes, it is found and predicted better; row_source changes more of an image (30 % of the nodes against 8 %), so that what it does is
+easier to see.
 """
 
 from causal_ctx import config, sweep
