@@ -1,6 +1,5 @@
 """Compiled programs are kept where the user has not said otherwise."""
 
-import jax
 import pytest
 
 from causal_ctx import programs

@@ -11,7 +11,6 @@ import functools
 import numpy as np
 
 from causal_ctx.data import archive, contexts, generated, quad_independent, quad_renderer, quad_scm
-from causal_ctx.data.generated import SPLITS
 from causal_ctx.data.quad_scm import CONCEPTS, LATENTS
 
 GENERATOR_VERSION = 1  # part of the cache's name: raise it whenever the same fields would give other images
