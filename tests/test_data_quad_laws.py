@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from causal_ctx.data import contexts, quad, quad_independent, quad_scm
+from causal_ctx.data import contexts, generated, quad, quad_independent, quad_scm
 
 # The specification once more, typed apart from the module: cause > effect, weight; then noise variances, interventional
 # means and variances in the order of the latents.
@@ -132,7 +132,7 @@ def test_independent_calibration():
 def test_streams_share_no_row():
     """Nor even one number: every (split, context), and every seed, has a stream of its own."""
     for name in quad.LAWS:
-        streams = [quad.sample_latents(name, split, c, 200, seed) for seed in (0, 1) for split in quad.SPLITS for c in quad.CONTEXTS[split]]
+        streams = [quad.sample_latents(name, split, c, 200, seed) for seed in (0, 1) for split in generated.SPLITS for c in quad.CONTEXTS[split]]
         numbers = np.round(np.ravel(streams), 12)
         assert len(np.unique(numbers)) == len(numbers)
 
