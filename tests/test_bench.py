@@ -35,6 +35,7 @@ def test_loops_count_every_turn_and_branches_their_mean():
     assert matrix_flops(jax.jit(jax.checkpoint(lambda a: a @ a)), a) == 2 * 4**3
 
 
+@pytest.mark.slow
 def test_a_config_is_timed_in_all_that_it_does(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "ROUNDS", 2)
     monkeypatch.setitem(bench.SIDE, "cpu", 16)

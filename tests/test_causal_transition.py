@@ -222,8 +222,8 @@ def test_one_call_over_all_actions_is_a_loop_over_actions(key):
 
 def looped_retrieval(w: ct.Weights, settings: ct.Settings, key: jax.Array) -> jax.Array:
     """`retrieve` as a loop over actions: log-probabilities [B, A]."""
-    nats = [ct.code_nats(ct.action(w, settings, codes(), jnp.full(B, a), key, "train").log_probs, codes(1)) for a in range(A)]
-    return jax.nn.log_softmax(-jnp.stack(nats, axis=1))
+    nats = jax.lax.map(lambda a: ct.code_nats(ct.action(w, settings, codes(), jnp.full(B, a), key, "train").log_probs, codes(1)), jnp.arange(A))
+    return jax.nn.log_softmax(-nats.T)
 
 
 @pytest.mark.parametrize("settings", [ct.Settings(noise="endo", rows_at_once=1), ct.Settings(actions_at_once=3)])
@@ -232,7 +232,7 @@ def test_one_call_has_the_values_and_gradients_of_a_loop_at_any_mask_rate(key, s
     probe = jnp.arange(1.0, 1 + B * A).reshape(B, A) % 5
     one_call = lambda w: ct.retrieve(w, settings, codes(), codes(1), key)
     both = [jit(jax.value_and_grad(lambda w, mode=mode: (mode(w) * probe).sum())) for mode in (one_call, lambda w: looped_retrieval(w, settings, key))]
-    rate = jit(lambda w: jnp.stack([ct.action(w, settings, codes(), jnp.full(B, a), key).mask for a in range(A)]).mean())
+    rate = jit(lambda w: jax.lax.map(lambda a: ct.action(w, settings, codes(), jnp.full(B, a), key).mask, jnp.arange(A)).mean())
     for bias, low, high in [(-1e3, 0, 0), (-3, 0.03, 0.2), (4, 0.4, 0.7), (1e3, 1, 1)]:
         w = weights()._replace(mask_bias=weights().mask_bias + bias)
         assert low <= rate(w) <= high
@@ -311,6 +311,7 @@ def test_hidden_units_of_all_pairs_are_never_stored():
     assert per_hidden[128] < 2.5 * per_hidden[64], "a hidden unit costs memory in proportion to n, not to its square"
 
 
+@pytest.mark.slow
 def test_a_whole_step_never_holds_the_hidden_units_of_all_pairs():
     batch, nodes, hidden, width = 2, 192, 256, 64
     w = shapes(widths=(hidden, width))

@@ -84,7 +84,8 @@ def history(folder, name="train/loss_nats"):
     return np.array([record[name] for record in records if name in record])
 
 
-@pytest.mark.parametrize("kind", ["vmap", pytest.param("map", marks=pytest.mark.slow), pytest.param("shard", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vmap", "map", "shard"])
 def test_members_are_the_runs_they_would_be_alone(kind, dataset, tmp_path):
     """Another seed and beta, a penalty, and one that diverges: losses agree to 1e-3, since sums are taken in another order and Adam's first steps
     turn the rounding of a gradient near zero into whole steps."""
@@ -123,6 +124,7 @@ def test_devices_must_share_members_evenly(dataset):
         ensemble.compiled("shard", build_trainer(tiny.config(), dataset), mesh, 3)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_interrupted_and_resumed_is_uninterrupted(dataset, tmp_path, monkeypatch):
     """Interrupted between two members' checkpoints as well: the one that was saved ahead waits for the other."""
     runs = [tiny.config(train__epochs=2, seed=seed) for seed in range(2)]
@@ -150,6 +152,7 @@ def test_a_sweep_that_is_interrupted_and_resumed_is_uninterrupted(dataset, tmp_p
         assert one.record.best_loss == other.record.best_loss
 
 
+@pytest.mark.slow
 def test_early_stopping_is_per_member(dataset, tmp_path, monkeypatch):
     losses = {0: iter([5.0, 6.0, 7.0]), 1: iter([5.0, 4.0, 3.0, 2.0])}
     monkeypatch.setattr("causal_ctx.train.validate", lambda config, *_: (next(losses[config.seed]), {}))
@@ -161,14 +164,14 @@ def test_early_stopping_is_per_member(dataset, tmp_path, monkeypatch):
 
 
 def test_a_sweep_from_nothing_to_a_table_and_again(tmp_path, monkeypatch, capsys, caplog):
-    """All six methods, one of them diverging; the second time nothing is trained."""
+    """Two methods, of which one starts from the other; a member diverges; the second time nothing is trained."""
     monkeypatch.setattr(data, "load", lambda _: tiny.dataset())
-    config = sweep.sweep(tiny.config(train__epochs=1), {"method": ("base_pooled", "cm_end_to_end", "cm_frozen"), "train.learning_rate": (1e-3, 1e30)})
+    config = sweep.sweep(tiny.config(train__epochs=1), {"method": ("base_pooled", "cm_frozen"), "train.learning_rate": (1e-3, 1e30)})
     config.ensemble = "map"
     sweep.run(config, tmp_path)
     assert "cm_frozen" in capsys.readouterr().out and (tmp_path / "report.html").exists()
     failed = sorted(path.parent.name for path in tmp_path.glob("*/failure.json"))
-    assert failed == [f"method={method},learning_rate=1e+30" for method in ("base_pooled", "cm_end_to_end")]
+    assert failed == ["method=base_pooled,learning_rate=1e+30"]
     assert "method=cm_frozen,learning_rate=1e+30 is left out: The run in" in caplog.text and "diverged" in caplog.text
     monkeypatch.setattr(sweep, "train_together", lambda *_: pytest.fail("trained again"))
     monkeypatch.chdir(tmp_path.parent)

@@ -37,6 +37,7 @@ def config(method: str = "ct_vae", **overrides):
     c.model.update(widths=(8,), blocks=1, latent_width=8, num_codes=8, hidden_widths=(8, 4), rows_at_once=16)
     c.autoencoder.update(epochs=2, batch_size=16, micro_batch=16)
     c.train.update(epochs=2, batch_size=16, micro_batch=8)
+    c.evaluation.chain_steps = 2
     for name, value in overrides.items():
         c.update_from_flattened_dict({name.replace("__", "."): value})
     return c
