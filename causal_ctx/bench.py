@@ -49,11 +49,6 @@ class Task:
     memory_bytes: int | None = None
     seconds: list[float] = dataclasses.field(default_factory=list)
 
-    @property
-    def per_second(self) -> list[float]:
-        """Images per second of every round."""
-        return [self.images / s for s in self.seconds]
-
 
 def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> None:
     """Prints one table, and writes it as bench.json into `workdir`. `versus` "torch" has a PyTorch program of the same architecture take its turns.
