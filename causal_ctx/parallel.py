@@ -33,6 +33,11 @@ def local_slice(global_size: int) -> slice:
     return share(global_size, jax.process_index(), jax.process_count())
 
 
+def batch_rows(n: int, most: int) -> int:
+    """How many of n rows a program takes at a time, the last ones filled up: 1, 16 or `most`. Each number is a program to compile, so they are few."""
+    return min(most, 1 if n <= 1 else 16 if n <= 16 else most)
+
+
 def place(mesh: Mesh, array: np.ndarray, axis: int) -> jax.Array:
     """The global array of which this process holds its `local_slice` of `axis`."""
     return jax.make_array_from_process_local_data(split(mesh, axis), array)

@@ -137,19 +137,22 @@ class TransitionRun:
         """Images [n, H, W, C] through their codes: float32 [n, H, W, C]."""
         return self.decode(self.encode(images))
 
-    def apply(self, images: np.ndarray, *actions: str, seed: int | None = None) -> np.ndarray:
-        """Images float32 [n, H, W, C] after the named actions, one after the other; `seed` draws masks and graphs, None takes the likely ones.
+    def apply(self, images: np.ndarray, *actions: str, likeliest: bool = False, seed: int = 0) -> np.ndarray:
+        """Images float32 [n, H, W, C] that are expected after the named actions, or those of the likeliest codes; `seed` draws masks and graphs.
 
-        Raises ValueError for unknown actions and for a run of mcq_vae, which has none.
+        Of several actions, one after the other, each is on the likeliest codes after the one before. Raises ValueError for unknown actions and for a run of
+        mcq_vae, which has none.
         """
-        codes = self.encode(images)
+        codes, probabilities = self.encode(images), None
         for number, name in enumerate(actions):
             chosen = np.full(len(codes), self._action(name))
-            codes = self._acting().act(codes, chosen, seed=None if seed is None else seed + number).codes
-        return self.decode(codes)
+            probabilities = self._acting().predict(codes, chosen, seed=seed + number)
+            codes = probabilities.argmax(-1)
+        return self.decode(codes) if likeliest or probabilities is None else self.predictor.decode_expected(probabilities)
 
-    def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = None) -> tuple[list[str], np.ndarray]:
-        """(the likeliest actions, n names; probabilities [n, A]) between images [n, H, W, C] before and after. Raises ValueError as `apply`."""
+    def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = 0) -> tuple[list[str], np.ndarray]:
+        """(the likeliest actions, n names; probabilities [n, A]) between images [n, H, W, C] before and after; a `seed` of None takes thresholds in place of
+        draws of masks and graphs. Raises ValueError as `apply`."""
         log_probs = self._acting().retrieve(self.encode(before), self.encode(after), seed)
         return [self.actions[best] for best in log_probs.argmax(axis=1)], np.exp(log_probs)
 

@@ -54,7 +54,7 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(in_batches, "__kwdefaults__", {"size": 4})
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(11, [4, 4, 4]), (8, [4, 4]), (3, [4]), (2, [2]), (1, [1]), (0, [1])])
+@pytest.mark.parametrize(("n", "sizes"), [(11, [4, 4, 4]), (8, [4, 4]), (3, [4]), (1, [1]), (0, [1])])
 def test_batches_are_filled_up_and_cut_again(n, sizes):
     seen, x = [], np.arange(10, 10 + 2 * n).reshape(n, 2)
     function = lambda part: (seen.append(len(part)), (part.sum(1), part * 2))[1]
@@ -114,6 +114,18 @@ def test_actions_without_chance_are_those_of_the_layer(predictor, small_batches)
     graphs = predictor.graphs(CODES, ACTIONS)
     np.testing.assert_allclose(graphs.present, out.present, atol=1e-5)
     np.testing.assert_array_equal(graphs.mask, out.mask)
+
+
+def test_a_prediction_is_the_mean_over_draws_and_its_image_that_of_the_mean_latents(predictor, small_batches):
+    drawn = np.stack([predictor.act(CODES, ACTIONS, seed=seed).probabilities for seed in (6, 7, 8)])
+    np.testing.assert_allclose(predictor.predict(CODES, ACTIONS, draws=3, seed=2), drawn.mean(0), rtol=1e-5)
+    assert drawn.shape == (3, *CODES.shape, N) and drawn.std(0).max() > 1e-3
+    np.testing.assert_allclose(drawn.sum(-1), 1, rtol=1e-5)
+    certain = (CODES[..., None] == np.arange(N)).astype(np.float32)
+    np.testing.assert_allclose(predictor.decode_expected(certain), predictor.decode(CODES), atol=1e-5)
+    latents = predictor.model.apply(predictor.autoencoder, np.concatenate([CODES[:1], CODES[1:2]]).astype(np.int32), method="latents")
+    between = predictor.model.apply(predictor.autoencoder, latents.mean(0, keepdims=True), method="decode")
+    np.testing.assert_allclose(predictor.decode_expected(certain[:2].mean(0, keepdims=True)), np.clip(between, 0, 1), atol=1e-5)
 
 
 def test_no_action_is_base_mode(predictor, small_batches):

@@ -75,7 +75,12 @@ class Factors:
         if self.rule == "random":
             moved = self.random(seed).integers(0, N, codes.shape)
         wrong = np.full(len(codes), np.nan) if after is None else (moved != after).mean((1, 2, 3)) + (0.25 * seed if seed else 0)
-        return Acted(moved, np.full(codes.shape, 0.5 if seed is None else 0.25), wrong)
+        return Acted(moved, np.full(codes.shape, 0.5 if seed is None else 0.25), wrong, (moved[..., None] == np.arange(N)).astype(np.float32))
+
+    predict = CodePredictor.predict
+
+    def decode_expected(self, probabilities):
+        return self.decode(probabilities @ np.arange(N))
 
     def retrieve(self, before, after, seed=None):
         if self.rule == "random":
@@ -104,7 +109,7 @@ def test_a_perfect_transition():
     assert found["copy_mse"] == pytest.approx(ONE_STEP) and found["copy_reconstruction_mse"] == pytest.approx(ONE_STEP)
     assert found["copy_difference"]["mean"] == pytest.approx(-ONE_STEP) and found["copy_difference"]["standard_error"] == pytest.approx(0, abs=1e-9)
     assert found["changed_pixels"]["copy_mse"] == pytest.approx(V * ONE_STEP) and found["changed_pixels"]["share"] == 1 / V
-    assert found["changed_pixels"]["mse"] == pytest.approx(0, abs=1e-12)
+    assert [found["changed_pixels"]["mse"], found["likeliest_mse"], found["drawn_mse"]] == pytest.approx([0] * 3, abs=1e-12)
     assert found["code_accuracy"] == found["changed_code_accuracy"] == 1 and (found["mask_rate"], found["mask_rate_sampled"]) == (0.5, 0.25)
     assert found["latent_nats"] == {"sampled": {"mean": 0.25, "standard_error": pytest.approx(0.25 / 3**0.5)}, "deterministic": 0}
     assert found["copy_nats"]["changed"] == 1 / V
@@ -164,13 +169,26 @@ def test_what_the_decoder_gets_wrong_is_told_from_what_the_transition_does():
     assert found["copy_difference"]["mean"] == pytest.approx(0.0025 - ONE_STEP, rel=1e-4)
 
 
+def test_the_expected_image_averages_over_draws():
+    """Of a transition that does the right thing in three draws of four and nothing in the fourth."""
+    class Wavering(Factors):
+        def act(self, codes, actions, after=None, seed=None):
+            self.rule = "copy" if seed in (None, 0) else "perfect"
+            return super().act(codes, actions, after, seed)
+
+    found = transition_scores(settings(noise_seeds=4), DATA, Wavering())["action"]
+    assert found["mse"] == pytest.approx(ONE_STEP / 16) and found["copy_difference"]["mean"] == pytest.approx(-ONE_STEP * 15 / 16)
+    assert found["likeliest_mse"] == pytest.approx(0, abs=1e-12) and found["drawn_mse"] == pytest.approx(ONE_STEP)
+    assert found["code_accuracy"] == 1
+
+
 def test_a_random_transition_is_at_chance():
     scores = scores_of("random", noise_seeds=20, pairs=400)
     action, factor = (scores["retrieval"]["sampled"][level] for level in ("action", "factor"))
     assert abs(action["mean"] - 1 / A) < 4 * action["standard_error"] < 0.06 and abs(factor["mean"] - 1 / V) < 4 * factor["standard_error"] < 0.06
     assert scores["action"]["code_accuracy"] == pytest.approx(1 / N, abs=0.04) and scores["action"]["changed_code_accuracy"] == pytest.approx(1 / N, abs=0.08)
     assert scores["base"]["code_accuracy"] == pytest.approx(1 / N, abs=0.06)
-    assert scores["action"]["mse"] > 4 * ONE_STEP and scores["action"]["copy_difference"]["interval"][0] > 0
+    assert scores["action"]["drawn_mse"] > 4 * ONE_STEP and scores["action"]["mse"] < scores["action"]["drawn_mse"] and scores["action"]["copy_difference"]["interval"][0] > 0
     assert scores["self_consistency"]["action"]["mean"] == pytest.approx(1 / A, abs=0.07)
 
 

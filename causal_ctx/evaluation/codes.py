@@ -14,20 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from causal_ctx import parallel
 from causal_ctx.models import causal_transition
 from causal_ctx.models.causal_transition import CausalTransition
 from causal_ctx.models.mcq_vae import MCQVAE, encode_to_codes
 
+DRAWS = 5  # of mask and graph, over which a prediction is averaged
 BATCH = 256  # examples at a time; in `retrieve` examples times actions that are computed together
 
 
 class Acted(NamedTuple):
     """Codes [n, K, h, w], the likeliest after the action; mask float32 [n, K, h, w], one where the action touches; nats [n] per node of the codes that were
-    to come (nan where none were given)."""
+    to come (nan where none were given); probabilities float32 [n, K, h, w, N] of all codes."""
 
     codes: np.ndarray
     mask: np.ndarray
     nats: np.ndarray
+    probabilities: np.ndarray
 
 
 class Graphs(NamedTuple):
@@ -62,6 +65,11 @@ class CodePredictor(NamedTuple):
         """Images float32 [n, H, W, C] in [0, 1] of codes [n, K, h, w]."""
         return in_batches(partial(_decode, self.model, self.autoencoder), codes.astype(np.int32))
 
+    def decode_expected(self, probabilities: np.ndarray) -> np.ndarray:
+        """Images float32 [n, H, W, C] in [0, 1] of the mean latents of codes with probabilities [n, K, h, w, N]: the guess of least squared error, where the
+        decoder is linear."""
+        return in_batches(partial(_decode_expected, self.model, self.autoencoder), probabilities)
+
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Images uint8 [n, H, W, C] through their codes: float32 [n, H, W, C]."""
         return self.decode(self.encode(images))
@@ -71,8 +79,20 @@ class CodePredictor(NamedTuple):
         flat, wanted = _flat(codes), _flat(codes if after is None else after)
         chosen = np.zeros(len(flat), np.int32) if actions is None else np.asarray(actions, np.int32)
         run = partial(_act, self.transition, self.params, actions is not None)
-        found, mask, nats = in_batches(_seeded(run, seed), flat, chosen, wanted)
-        return Acted(found.reshape(codes.shape), mask.reshape(codes.shape), np.full(len(flat), np.nan) if after is None else nats)
+        probabilities, mask, nats = in_batches(_seeded(run, seed), flat, chosen, wanted)
+        found = probabilities.argmax(-1).astype(np.int32).reshape(codes.shape)
+        nats = np.full(len(flat), np.nan) if after is None else nats
+        return Acted(found, mask.reshape(codes.shape), nats, probabilities.reshape(*codes.shape, -1))
+
+    def predict(self, codes: np.ndarray, actions: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+        """Probabilities float32 [n, K, h, w, N] of the codes after actions int [n], the mean over `draws` of mask and graph.
+
+        Training sees drawn graphs alone. Thresholded ones hold other edges and predict far worse, so this is what a trained layer is asked for.
+        """
+        total = 0.0
+        for draw in range(draws):
+            total = total + self.act(codes, actions, seed=seed * draws + draw).probabilities
+        return total / draws
 
     def graphs(self, codes: np.ndarray, actions: np.ndarray | None, seed: int | None = None) -> Graphs:
         """The graphs of codes [n, K, h, w] under actions int [n] or none: M^2 numbers for each example."""
@@ -90,11 +110,11 @@ class CodePredictor(NamedTuple):
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = BATCH) -> Any:
     """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined.
 
-    The last batch is filled up with rows of the first, so that one program serves all; for fewer rows than `size` a power of two will do, so that programs
-    stay few. Of no rows at all one of zeros is made, for the shapes.
+    The last batch is filled up with rows of the first, so that one program serves all; a few rows take a smaller one (`parallel.batch_rows`). Of no rows at all
+    one of zeros is made, for the shapes.
     """
     n, parts = len(arrays[0]), []
-    size = min(size, 1 << max(n - 1, 0).bit_length())
+    size = parallel.batch_rows(n, size)
     for start in range(0, max(n, 1), size):
         rows = np.arange(start, start + size) % max(n, 1)
         made = jax.device_get(function(*(array[rows] if n else np.zeros((1, *array.shape[1:]), array.dtype) for array in arrays)))
@@ -125,10 +145,15 @@ def _decode(model: MCQVAE, variables: dict, codes: jax.Array) -> jax.Array:
     return jnp.clip(model.apply(variables, codes, method="decode_codes"), 0, 1)
 
 
+@partial(jax.jit, static_argnums=0)
+def _decode_expected(model: MCQVAE, variables: dict, probabilities: jax.Array) -> jax.Array:
+    return jnp.clip(model.apply(variables, probabilities, method="decode_expected"), 0, 1)
+
+
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def _act(layer: CausalTransition, params: dict, acts: bool, key, chance: str, codes, actions, after) -> tuple[jax.Array, jax.Array, jax.Array]:
     out = _transition(layer, params, acts, key, chance, codes, actions)
-    return out.log_probs.argmax(-1).astype(jnp.int32), out.mask, causal_transition.code_nats(out.log_probs, after)
+    return jnp.exp(out.log_probs), out.mask, causal_transition.code_nats(out.log_probs, after)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 4))

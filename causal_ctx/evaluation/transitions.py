@@ -165,26 +165,35 @@ def _retrieved(settings, predictor: CodePredictor, before: np.ndarray, after: np
 
 
 def _acted(settings, data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict:
-    """"action": what the likeliest codes after an action have in common with the true ones, and their image with the true one."""
+    """"action": what the codes that are predicted after an action have in common with the true ones, and their image with the true one.
+
+    The prediction is the mean over draws of mask and graph. Squared errors are those of its expected image ("mse"), of its likeliest codes, and, as the
+    reference has it, of the likeliest codes of one draw.
+    """
     acted, changed = predictor.act(before, pairs.actions, after), before != after
     sampled = [predictor.act(before, pairs.actions, after, seed) for seed in range(settings.noise_seeds)]
-    right = acted.codes == after
-    scores = _pixels(data, predictor, pairs, groups, {"mse": acted.codes, "copy_reconstruction_mse": before, "reconstruction_mse": after})
+    probabilities = sum(one.probabilities for one in sampled) / len(sampled)
+    likeliest = probabilities.argmax(-1)
+    right = likeliest == after
+    shown = {"mse": probabilities, "likeliest_mse": likeliest, "drawn_mse": sampled[0].codes, "copy_reconstruction_mse": before, "reconstruction_mse": after}
+    scores = _pixels(data, predictor, pairs, groups, shown)
     scores["latent_nats"] = {"sampled": action_retrieval.mean_and_error([one.nats.mean() for one in sampled]), "deterministic": acted.nats.mean()}
     scores["copy_nats"] = action_retrieval.copy_code_nats(before, after, predictor.model.quantiser.num_codes)
     scores |= {"code_accuracy": right.mean(), "changed_code_accuracy": right[changed].mean() if changed.any() else None}
     return scores | {"mask_rate": acted.mask.mean(), "mask_rate_sampled": np.mean([one.mask.mean() for one in sampled])}
 
 
-def _pixels(data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, codes: dict[str, np.ndarray]) -> dict:
-    """Mean squared errors against the true image of images decoded from `codes`, {name: [n, K, h, w]}, and of the input image ("copy_mse")."""
-    names = [*codes, "copy_mse"]
+def _pixels(data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, shown: dict[str, np.ndarray]) -> dict:
+    """Mean squared errors against the true image of images decoded from `shown`, {name: codes [n, K, h, w] or probabilities of them [n, K, h, w, N]}, and of
+    the input image ("copy_mse")."""
+    names = [*shown, "copy_mse"]
+    decode = lambda found: predictor.decode(found) if found.ndim == 4 else predictor.decode_expected(found)
     errors, changed_errors, changed_pixels = np.zeros((len(names), len(groups))), np.zeros(len(names)), 0
     for part in _parts(len(groups)):
         x, y = (data.factors.images(indices[part]) for indices in (pairs.inputs, pairs.outputs))
         differs = (x != y).any(-1)
         for row, name in enumerate(names):
-            guess = x / 255 if name == "copy_mse" else predictor.decode(codes[name][part])
+            guess = x / 255 if name == "copy_mse" else decode(shown[name][part])
             square = np.square(guess - y / 255).mean(-1)
             errors[row, part] = square.mean((1, 2))
             changed_errors[row] += square[differs].sum()
@@ -217,7 +226,7 @@ def own_actions(data: TransitionData, most: int) -> tuple[np.ndarray, np.ndarray
 def _chain(settings, data: TransitionData, predictor: CodePredictor) -> dict:
     """{"self_consistency", "steps"}: every action on test images, again and again on the codes that it made, while its factor stays in range.
 
-    After each step the codes are decoded and encoded again, and the action is retrieved between the last such codes and these.
+    The likeliest codes are kept. After each step they are decoded and encoded again, and the action is retrieved between the last such codes and these.
     """
     factors, count = data.factors, data.num_factors
     indices, actions = own_actions(data, settings.pairs)
@@ -230,9 +239,9 @@ def _chain(settings, data: TransitionData, predictor: CodePredictor) -> dict:
         start, values, actions, state, seen = (array[inside] for array in (start, values, actions, state, seen))
         if not len(actions):
             break
-        state = predictor.act(state, actions).codes
+        state = predictor.predict(state, actions, settings.noise_seeds, step).argmax(-1)
         again, mse, copy_mse = _shown(data, predictor, state, start, factors.find(values))
-        predicted, seen = predictor.retrieve(seen, again).argmax(1), again
+        predicted, seen = predictor.retrieve(seen, again, step).argmax(1), again
         accuracy = {level: {name: score[name] for name in ("mean", "interval")}
                     for level, score in action_retrieval.retrieval_accuracy(predicted, actions, count).items()}  # fmt: skip
         steps.append({"step": step, "images": len(actions), **accuracy, "mse": mse, "copy_mse": copy_mse})

@@ -124,6 +124,10 @@ class MCQVAE(nn.Module):
         """Indices [B, K, h, w] -> images [B, H, W, C]."""
         return self.decoder(self.quantiser.latents(indices))
 
+    def decode_expected(self, probabilities: jax.Array) -> jax.Array:
+        """Probabilities [B, K, h, w, N] of the codes -> images [B, H, W, C] of the mean of their latents."""
+        return self.decoder(self.quantiser.expected(probabilities))
+
     def __call__(self, images: jax.Array, key: jax.Array | None = None, train: bool = False) -> Reconstruction:
         """Images [B, H, W, C] in [0, 1] through the codes, with straight-through gradients; `key` is needed for revival in training only.
 
@@ -150,7 +154,7 @@ def encode_to_codes(model: MCQVAE, variables: dict, images: np.ndarray, batch_si
     with black images. Raises ValueError for images of another type.
     """
     mesh = parallel.data_mesh()
-    size = -(-min(batch_size, 1 << max(len(images) - 1, 0).bit_length()) // mesh.size) * mesh.size  # of few images a power of two: few programs
+    size = -(-parallel.batch_rows(len(images), batch_size) // mesh.size) * mesh.size
     parts = []
     for start in range(0, max(len(images), 1), size):
         part = np.asarray(images[start : start + size])

@@ -30,16 +30,23 @@ def edge_slopes(rows: jax.Array, columns: jax.Array, out: jax.Array, slope: floa
 @jax.custom_vjp
 def moduli(rows: jax.Array, columns: jax.Array, out: jax.Array, edge: jax.Array | None, attributes: jax.Array | None) -> jax.Array:
     """sum_c out_c |rows_ci + columns_cj + edge_c attributes_ij|: [n, m]; arguments as in `pair_sums`."""
+    return _moduli(rows, columns, out, edge, attributes)
+
+
+@jax.jit
+def _moduli(rows, columns, out, edge, attributes):
     add = lambda total, row, column, weight, edge: total + weight * jnp.abs(_shift(row[:, None] + column[None], edge, attributes))
     return in_chunks(add, jnp.zeros((rows.shape[1], columns.shape[1])), (rows, columns, out, edge))
 
 
+@jax.jit
 def edge_signs(rows: jax.Array, columns: jax.Array, out: jax.Array, edge: jax.Array, attributes: jax.Array) -> jax.Array:
     """sum_c out_c edge_c sign_cij of the units of `moduli`: [n, m]."""
     add = lambda total, row, column, weight, edge: total + _signed(_shift(row[:, None] + column[None], edge, attributes), weight * edge)
     return in_chunks(add, jnp.zeros(attributes.shape), (rows, columns, out, edge))
 
 
+@jax.jit
 def sign_sums(rows: jax.Array, columns: jax.Array, edge: jax.Array | None, attributes: jax.Array | None, weights: jax.Array) -> jax.Array:
     """sum_j weights_ij sign_cij of the units of `moduli`: weights [n, m] -> [c, n]."""
     wide = None if edge is None else edge[:, None]

@@ -190,6 +190,11 @@ class Quantiser(nn.Module):
         """Second step: indices [B, K, h, w] -> their codes [B, h, w, D], with a gradient to codebooks that are parameters."""
         return lookup(indices, self.codebooks())
 
+    def expected(self, probabilities: jax.Array) -> jax.Array:
+        """The mean of `latents` where codes are only probable: [B, K, h, w, N] -> [B, h, w, D]."""
+        means = jnp.einsum("bkhwn,knd->bhwkd", probabilities, self.codebooks())
+        return means.reshape(*means.shape[:3], self.width)
+
     def track(self, z: jax.Array, indices: jax.Array, key: jax.Array | None) -> None:
         """Moves what moves by averages towards latents z [B, h, w, D] with their nearest codes [B, K, h, w]; nothing in the paper's setting.
 

@@ -48,15 +48,16 @@ def actions(run, num: int = 2, seed: int = 0) -> Picture | None:
     rows = [_spread(np.flatnonzero(pairs.actions == action), num, (seed, action)) for action in range(len(run.data.actions))]
     chosen = np.concatenate(rows)
     before, after = (run.data.factors.images(ends[chosen]) for ends in (pairs.inputs, pairs.outputs))
-    made = run.predictor.decode(run.predictor.act(run.predictor.encode(before), pairs.actions[chosen]).codes)
-    triples = [beside(three) for three in zip(tiles(before), tiles(made), tiles(after))]
-    clear, places = Image.new("RGBA", triples[0].size), np.cumsum([0, *map(len, rows)])
-    strips = [[*triples[a:b], *[clear] * (num - (b - a))] for a, b in zip(places, places[1:])]
-    heading = beside([_over(clear.width, ("start", "ours", "true"))] * num, gap=24)
+    probabilities = run.predictor.predict(run.predictor.encode(before), pairs.actions[chosen])
+    made = run.predictor.decode_expected(probabilities), run.predictor.decode(probabilities.argmax(-1))
+    groups = [beside(four) for four in zip(*map(tiles, (before, *made, after)))]
+    clear, places = Image.new("RGBA", groups[0].size), np.cumsum([0, *map(len, rows)])
+    strips = [[*groups[a:b], *[clear] * (num - (b - a))] for a, b in zip(places, places[1:])]
+    heading = beside([_over(clear.width, ("start", "expected", "likeliest", "true"))] * num, gap=24)
     return Picture(
         "actions", "Actions", _both_ways(run, [beside(strip, gap=24) for strip in strips], heading),
-        "Each group of three: a test image, what the model predicts after the action of its row, and the true image after it. One factor alone should change, "
-        "by one step; everything else should stay.",
+        "Each group of four: a test image, the image that the model expects after the action of its row (a mean of what may follow, blurred where it is in doubt), "
+        "that of the likeliest codes, and the true image. One factor alone should change, by one step; everything else should stay.",
         f"Test images before and after each of the actions {', '.join(run.data.actions)}, predicted and true.",
     )
 
@@ -69,7 +70,7 @@ def chains(run, seed: int = 0) -> Picture | None:
     ways = [_way(run, action, seed) for action in range(len(names))]
     codes, made = run.predictor.encode(data.images(np.array([way[0] for way in ways]))), []
     for _ in range(max(map(len, ways)) - 1):
-        codes = run.predictor.act(codes, np.arange(len(names))).codes
+        codes = run.predictor.predict(codes, np.arange(len(names))).argmax(-1)
         made.append(run.predictor.decode(codes))
     side = tiles(np.zeros((1, *run.data.image_shape)))[0]
     clear, depth = Image.new("RGBA", side.size), max(map(len, ways))
@@ -82,7 +83,7 @@ def chains(run, seed: int = 0) -> Picture | None:
     heading = _over(blocks[0].width, ["start", *(f"× {i}" for i in range(1, depth))])
     return Picture(
         "chains", "Chains", _both_ways(run, blocks, heading, gap=20),
-        "Upper row of each action: a test image, then the prediction after the action once, twice and so on, each on the codes that the one before predicted. "
+        "Upper row of each action: a test image, then the likeliest codes after the action once, twice and so on, each from those of the one before. "
         "Lower row: the true images, where there are any. Errors add up along a chain.",
         f"Predicted and true images after repeated actions, for each of {', '.join(names)}.",
     )

@@ -27,8 +27,9 @@ RETRIEVAL = (
     "change some code are right. "
 )
 IMAGES = (
-    "Lower is better. Squared error of the predicted image after an action, mean over pixels in [0, 1]. Copy: the image before the action in its place. Copied "
-    "codes: its reconstruction, which a transition that does nothing gives. True codes: the reconstruction of the image after, which a perfect one gives. "
+    "Lower is better. Squared error of the predicted image after an action, mean over pixels in [0, 1]. Expected: of the mean latents, codes weighed by "
+    "the probability that draws of mask and graph give them on average. Likeliest: of every node's likeliest code; one draw: the same in a single draw, as "
+    "published. Copy: the image before the action in its place. Copied codes: its reconstruction, which a transition that does nothing gives. True codes: the reconstruction of the image after, which a perfect one gives. "
     "MSE − copy: interval over test pairs; below: whether all of it is below zero. "
 )
 CODES = (
@@ -172,14 +173,15 @@ def _retrieval(title: str, methods: dict[str, list[dict]]) -> Table:
 
 
 def _images(title: str, methods: dict[str, list[dict]]) -> Table:
-    def row(label: str, rs: list[dict], part: str | None) -> Row:
-        path = ["action", *([part] if part else [])]
-        ours, copy, copied, true = (measured(rs, *path, key) for key in ("mse", "copy_mse", "copy_reconstruction_mse", "reconstruction_mse"))
-        found = None if part else difference(rs)
+    def row(label: str, rs: list[dict], path: tuple[str, ...]) -> Row:
+        ours, copy, copied, true = (measured(rs, "action", *path[:-1], key) for key in (path[-1], "copy_mse", "copy_reconstruction_mse", "reconstruction_mse"))
+        found = difference(rs) if path == ("mse",) else None
         return Row(label, (_seeds(ours), ours, *map(_bare, (copy, copied, true)), _range(found, 5), _yes(found[1] < 0 if found else None)))
 
     columns = ("seeds", "MSE", "copy", "copied codes", "true codes", "MSE − copy", "below")
-    groups = _groups({"Image after an action": (row, None), "Its pixels that the action changes": (row, "changed_pixels")}, methods)
+    shown = {"expected": "mse", "likeliest": "likeliest_mse", "one draw": "drawn_mse"}
+    groups = _groups({f"Image after an action, {name}": (row, (key,)) for name, key in shown.items()}
+                     | {f"Its pixels that the action changes, {name}": (row, ("changed_pixels", key)) for name, key in shown.items()}, methods)
     digits = {name: 5 for name in ("MSE", "copy", "copied codes", "true codes")}
     return Table(f"{title}, action: images", "method", groups, IMAGES + NOTE, columns, {"MSE": "lowest"}, digits)
 

@@ -61,7 +61,7 @@ def _images(label: str, results: list[dict]) -> str:
     bounds, way = difference(results), "below" if ours.mean < copy.mean else "above"
     off = abs(copy.mean - ours.mean) / copy.mean if copy.mean else 0.0
     certain = "its interval over pairs is not known" if bounds is None else _certainty(bounds)
-    sentence = (f"The squared error of the images that {label} predicts after an action is {off:.0%} {way} that of copying the images before it: "
+    sentence = (f"The squared error of the images that {label} expects after an action is {off:.0%} {way} that of copying the images before it: "
                 f"{show(ours, 5)} against {show(copy, 5)}; {certain}")
     copied, true = measured(results, "action", "copy_reconstruction_mse"), measured(results, "action", "reconstruction_mse")
     if copied and true and copied.mean > true.mean:

@@ -10,12 +10,12 @@ The default is row_target by this sweep on quad at size cpu (one autoencoder for
     action found; most frequent answer 0.094         0.724 +- 0.006   0.515 +- 0.011
     factor found, either way; 0.187                  0.768 +- 0.002   0.638 +- 0.020
     codes after an action, nats per node             1.757 +- 0.049   2.035 +- 0.037
-    image after an action, squared error; copy 0.072 0.066 +- 0.002   0.067 +- 0.002
-    of the pixels that change; copy 0.407            0.293 +- 0.007   0.259 +- 0.002
-    action found in what the model itself made       0.207 +- 0.009   0.392 +- 0.008
+    expected image, squared error; copy 0.072        0.039 +- 0.002   0.056 +- 0.001
+    of the pixels that change; copy 0.407            0.127 +- 0.005   0.237 +- 0.001
+    image of the likeliest codes, squared error      0.049 +- 0.002   0.061 +- 0.001
+    action found in what the model itself made       0.490 +- 0.014   0.238 +- 0.018
 
-Where the action reaches the nodes, it is found and predicted better; row_source changes more of an image (30 % of the nodes against 8 %), so that what it does is
-easier to see.
+Where the action reaches the nodes, it is found and predicted better; row_source touches more of them (30 % against 12 %).
 """
 
 from causal_ctx import config, sweep
