@@ -14,6 +14,7 @@ SIZES = ("paper", "cpu", "tiny")
 DISENTANGLEMENT = ("off", "fast", "full")
 CONTEXTS_PER_MICRO_BATCH = ("one", "mixed")
 FROZEN_STATISTICS = ("moving", "fixed")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 PLACEMENTS = ("auto", "device", "host")
 
 
@@ -69,6 +70,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
     config.train.contexts_per_micro_batch = "one"  # or mixed
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
+    config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
 
     config.evaluation = ml_collections.ConfigDict()
@@ -144,7 +146,7 @@ def _transition(config: ml_collections.ConfigDict) -> None:
     config.train.mix = (1.0, 1.0, 1.0)  # how often a micro-batch is of mode base, action, retrieval
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.noise_seeds = 5  # of sampled retrieval
+    config.evaluation.noise_seeds = 5  # of sampled retrieval, and draws of mask and graph in a prediction
     config.evaluation.pairs = 2_000  # test transitions that are scored, at most; 0: all
     config.evaluation.images = 2_000  # per split, for reconstructions and codes; 0: all
     config.evaluation.chain_steps = 5  # of one action repeated
@@ -243,6 +245,7 @@ CHOICES = {
         "model.backbone_normalisation": normalisation.KINDS,
         "train.contexts_per_micro_batch": CONTEXTS_PER_MICRO_BATCH,
         "train.frozen_statistics": FROZEN_STATISTICS,
+        "train.compute_dtype": COMPUTE_DTYPES,
     },
     "transition": {
         "data.name": factor_sets.TABLE,

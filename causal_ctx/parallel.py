@@ -34,8 +34,11 @@ def local_slice(global_size: int) -> slice:
 
 
 def batch_rows(n: int, most: int) -> int:
-    """How many of n rows a program takes at a time, the last ones filled up: 1, 16 or `most`. Each number is a program to compile, so they are few."""
-    return min(most, 1 if n <= 1 else 16 if n <= 16 else most)
+    """How many of n rows a program takes at a time, the last ones filled up: a power of four, or `most`. Each number is a program to compile, so they are few."""
+    size = 1
+    while size < min(n, most):
+        size *= 4
+    return min(size, most)
 
 
 def place(mesh: Mesh, array: np.ndarray, axis: int) -> jax.Array:

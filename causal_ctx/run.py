@@ -143,12 +143,11 @@ class TransitionRun:
         Of several actions, one after the other, each is on the likeliest codes after the one before. Raises ValueError for unknown actions and for a run of
         mcq_vae, which has none.
         """
-        codes, probabilities = self.encode(images), None
+        codes, expected = self.encode(images), None
         for number, name in enumerate(actions):
-            chosen = np.full(len(codes), self._action(name))
-            probabilities = self._acting().predict(codes, chosen, seed=seed + number)
-            codes = probabilities.argmax(-1)
-        return self.decode(codes) if likeliest or probabilities is None else self.predictor.decode_expected(probabilities)
+            found = self._acting().predict(codes, np.full(len(codes), self._action(name)), seed=seed + number)
+            codes, expected = found.codes, found.images
+        return self.decode(codes) if likeliest or expected is None else expected
 
     def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = 0) -> tuple[list[str], np.ndarray]:
         """(the likeliest actions, n names; probabilities [n, A]) between images [n, H, W, C] before and after; a `seed` of None takes thresholds in place of

@@ -226,7 +226,7 @@ def looped_retrieval(w: ct.Weights, settings: ct.Settings, key: jax.Array) -> ja
     return jax.nn.log_softmax(-nats.T)
 
 
-@pytest.mark.parametrize("settings", [ct.Settings(noise="endo", rows_at_once=1), ct.Settings(actions_at_once=3)])
+@pytest.mark.parametrize("settings", [ct.Settings(noise="endo", rows_at_once=1), pytest.param(ct.Settings(actions_at_once=3), marks=pytest.mark.slow)])
 def test_one_call_has_the_values_and_gradients_of_a_loop_at_any_mask_rate(key, settings):
     """What all actions share is computed once, and rows that an action touches for it alone; the mask has gradients from both."""
     probe = jnp.arange(1.0, 1 + B * A).reshape(B, A) % 5

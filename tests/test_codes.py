@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from causal_ctx import parallel
 from causal_ctx.data import factors
 from causal_ctx.data.transition_sets import Images
 from causal_ctx.evaluation import codes
@@ -52,6 +53,11 @@ def small_batches(monkeypatch):
     """Four at a time: eleven take three batches, the last of three."""
     monkeypatch.setattr(codes, "BATCH", 4)
     monkeypatch.setattr(in_batches, "__kwdefaults__", {"size": 4})
+
+
+@pytest.mark.parametrize(("n", "most", "rows"), [(0, 256, 1), (1, 256, 1), (2, 256, 4), (16, 256, 16), (17, 256, 64), (200, 256, 256), (999, 100, 100)])
+def test_programs_for_few_rows_are_few(n, most, rows):
+    assert parallel.batch_rows(n, most) == rows
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(11, [4, 4, 4]), (8, [4, 4]), (3, [4]), (1, [1]), (0, [1])])
@@ -117,13 +123,20 @@ def test_actions_without_chance_are_those_of_the_layer(predictor, small_batches)
 
 
 def test_a_prediction_is_the_mean_over_draws_and_its_image_that_of_the_mean_latents(predictor, small_batches):
-    drawn = np.stack([predictor.act(CODES, ACTIONS, seed=seed).probabilities for seed in (6, 7, 8)])
-    np.testing.assert_allclose(predictor.predict(CODES, ACTIONS, draws=3, seed=2), drawn.mean(0), rtol=1e-5)
-    assert drawn.shape == (3, *CODES.shape, N) and drawn.std(0).max() > 1e-3
-    np.testing.assert_allclose(drawn.sum(-1), 1, rtol=1e-5)
+    found = predictor.predict(CODES[:4], ACTIONS[:4], AFTER[:4], draws=3, seed=2)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)
+    act = lambda key: predictor.transition.apply({"params": predictor.params}, flat(CODES)[:4], ACTIONS[:4], key, "sampled", method="action")
+    drawn = [jax.jit(act)(key) for key in keys]
+    probabilities = np.mean([np.exp(one.log_probs) for one in drawn], axis=0)
+    assert np.std([one.log_probs for one in drawn], axis=0).max() > 1e-3
+    np.testing.assert_array_equal(found.codes.reshape(4, -1), probabilities.argmax(-1))
+    np.testing.assert_allclose(found.mask.reshape(4, -1), np.mean([one.mask for one in drawn], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.nats, causal_transition.code_nats(jnp.log(probabilities), flat(AFTER)[:4]), rtol=1e-4)
+    np.testing.assert_allclose(found.images, predictor.decode_expected(probabilities.reshape(*CODES[:4].shape, N)), atol=1e-5)
+    assert predictor.predict(CODES[:4], ACTIONS[:4], images=False).images is None
     certain = (CODES[..., None] == np.arange(N)).astype(np.float32)
     np.testing.assert_allclose(predictor.decode_expected(certain), predictor.decode(CODES), atol=1e-5)
-    latents = predictor.model.apply(predictor.autoencoder, np.concatenate([CODES[:1], CODES[1:2]]).astype(np.int32), method="latents")
+    latents = predictor.model.apply(predictor.autoencoder, CODES[:2].astype(np.int32), method="latents")
     between = predictor.model.apply(predictor.autoencoder, latents.mean(0, keepdims=True), method="decode")
     np.testing.assert_allclose(predictor.decode_expected(certain[:2].mean(0, keepdims=True)), np.clip(between, 0, 1), atol=1e-5)
 
@@ -165,4 +178,6 @@ def test_draws_are_functions_of_the_seed_and_differ_between_batches(predictor, s
 def test_nothing_in_gives_nothing_out(predictor):
     none = CODES[:0]
     assert predictor.encode(IMAGES[:0]).shape == none.shape and predictor.decode(none).shape == (0, 8, 8, 3)
-    assert codes._flat(none).shape == (0, K * 16)
+    acted, predicted = predictor.act(none, ACTIONS[:0]), predictor.predict(none, ACTIONS[:0])
+    assert acted.codes.shape == predicted.codes.shape == acted.mask.shape == none.shape and predicted.images.shape == (0, 8, 8, 3)
+    assert predictor.decode_expected(np.zeros((*none.shape, N), np.float32)).shape == (0, 8, 8, 3) and predictor.retrieve(none, none).shape == (0, A)

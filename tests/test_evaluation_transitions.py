@@ -75,9 +75,13 @@ class Factors:
         if self.rule == "random":
             moved = self.random(seed).integers(0, N, codes.shape)
         wrong = np.full(len(codes), np.nan) if after is None else (moved != after).mean((1, 2, 3)) + (0.25 * seed if seed else 0)
-        return Acted(moved, np.full(codes.shape, 0.5 if seed is None else 0.25), wrong, (moved[..., None] == np.arange(N)).astype(np.float32))
+        return Acted(moved, np.full(codes.shape, 0.5 if seed is None else 0.25), wrong)
 
-    predict = CodePredictor.predict
+    def predict(self, codes, actions, after=None, draws=5, seed=0, images=True):
+        drawn = [self.act(codes, actions, after, seed * draws + draw) for draw in range(draws)]
+        probabilities = np.mean([one.codes[..., None] == np.arange(N) for one in drawn], axis=0)
+        mask, nats = (np.mean([getattr(one, name) for one in drawn], axis=0) for name in ("mask", "nats"))
+        return Acted(probabilities.argmax(-1), mask, nats, self.decode_expected(probabilities) if images else None)
 
     def decode_expected(self, probabilities):
         return self.decode(probabilities @ np.arange(N))
@@ -105,13 +109,16 @@ def test_a_perfect_transition():
     assert len(scores["retrieval"]["sampled"]["action"]["per_seed"]) == 3 and scores["retrieval"]["chance"] == {"action": 1 / A, "factor": 1 / V}
     assert scores["retrieval"]["upper_bound"]["same_codes"] == {"action": 1, "factor": 1}
     found = scores["action"]
-    assert found["mse"] == pytest.approx(0, abs=1e-12) and found["reconstruction_mse"] == pytest.approx(0, abs=1e-12)
+    assert found["expected_mse"] == pytest.approx(0, abs=1e-12) and found["reconstruction_mse"] == pytest.approx(0, abs=1e-12)
     assert found["copy_mse"] == pytest.approx(ONE_STEP) and found["copy_reconstruction_mse"] == pytest.approx(ONE_STEP)
-    assert found["copy_difference"]["mean"] == pytest.approx(-ONE_STEP) and found["copy_difference"]["standard_error"] == pytest.approx(0, abs=1e-9)
+    difference = found["minus_copy"]["expected_mse"]
+    assert difference["mean"] == pytest.approx(-ONE_STEP) and difference["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert found["minus_copy"].keys() == {name for name in found if name.endswith("_mse")} - {"copy_mse"}
     assert found["changed_pixels"]["copy_mse"] == pytest.approx(V * ONE_STEP) and found["changed_pixels"]["share"] == 1 / V
-    assert [found["changed_pixels"]["mse"], found["likeliest_mse"], found["drawn_mse"]] == pytest.approx([0] * 3, abs=1e-12)
-    assert found["code_accuracy"] == found["changed_code_accuracy"] == 1 and (found["mask_rate"], found["mask_rate_sampled"]) == (0.5, 0.25)
-    assert found["latent_nats"] == {"sampled": {"mean": 0.25, "standard_error": pytest.approx(0.25 / 3**0.5)}, "deterministic": 0}
+    others = [found[f"{name}_mse"] for name in ("likeliest", "drawn", "deterministic")]
+    assert [found["changed_pixels"]["expected_mse"], *others] == pytest.approx([0] * 4, abs=1e-12)
+    assert found["code_accuracy"] == found["changed_code_accuracy"] == 1 and found["mask_rate"] == 0.25
+    assert found["latent_nats"] == {"predicted": 0.25, "sampled": {"mean": 0.25, "standard_error": pytest.approx(0.25 / 3**0.5)}, "deterministic": 0}
     assert found["copy_nats"]["changed"] == 1 / V
     assert scores["base"]["code_accuracy"] == 1 and scores["base"]["latent_nats"]["deterministic"] == 0
     assert scores["base"]["images"] == len(np.unique(scored_pairs(DATA.pairs("test"), 100)[0].inputs)) < 100
@@ -152,8 +159,8 @@ def test_a_chain_is_as_long_as_asked_or_as_the_factors_are():
 def test_a_copying_transition():
     scores = scores_of("copy")
     found = scores["action"]
-    assert found["mse"] == pytest.approx(ONE_STEP) and found["copy_difference"]["interval"] == pytest.approx([0, 0], abs=1e-9)
-    assert found["changed_pixels"]["mse"] == pytest.approx(V * ONE_STEP)
+    assert found["expected_mse"] == pytest.approx(ONE_STEP) and found["minus_copy"]["expected_mse"]["interval"] == pytest.approx([0, 0], abs=1e-9)
+    assert found["changed_pixels"]["expected_mse"] == pytest.approx(V * ONE_STEP)
     assert found["code_accuracy"] == 1 - 1 / V and found["changed_code_accuracy"] == 0 and scores["base"]["code_accuracy"] == 1
     assert scores["retrieval"]["deterministic"]["action"]["mean"] == 1  # that sees the true images
     assert scores["self_consistency"]["action"]["mean"] == 1 / A and scores["self_consistency"]["factor"]["mean"] == 1 / V
@@ -164,9 +171,9 @@ def test_a_copying_transition():
 
 def test_what_the_decoder_gets_wrong_is_told_from_what_the_transition_does():
     found = transition_scores(settings(), DATA, Factors(offset=0.05))["action"]
-    assert [found[name] for name in ("mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, ONE_STEP], rel=1e-4)
-    assert [found["changed_pixels"][name] for name in ("mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, V * ONE_STEP], rel=1e-4)
-    assert found["copy_difference"]["mean"] == pytest.approx(0.0025 - ONE_STEP, rel=1e-4)
+    assert [found[name] for name in ("expected_mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, ONE_STEP], rel=1e-4)
+    assert [found["changed_pixels"][name] for name in ("expected_mse", "reconstruction_mse", "copy_mse")] == pytest.approx([0.0025, 0.0025, V * ONE_STEP], rel=1e-4)
+    assert found["minus_copy"]["expected_mse"]["mean"] == pytest.approx(0.0025 - ONE_STEP, rel=1e-4)
 
 
 def test_the_expected_image_averages_over_draws():
@@ -177,9 +184,16 @@ def test_the_expected_image_averages_over_draws():
             return super().act(codes, actions, after, seed)
 
     found = transition_scores(settings(noise_seeds=4), DATA, Wavering())["action"]
-    assert found["mse"] == pytest.approx(ONE_STEP / 16) and found["copy_difference"]["mean"] == pytest.approx(-ONE_STEP * 15 / 16)
-    assert found["likeliest_mse"] == pytest.approx(0, abs=1e-12) and found["drawn_mse"] == pytest.approx(ONE_STEP)
-    assert found["code_accuracy"] == 1
+    assert found["expected_mse"] == pytest.approx(ONE_STEP / 16) and found["minus_copy"]["expected_mse"]["mean"] == pytest.approx(-ONE_STEP * 15 / 16)
+    assert found["likeliest_mse"] == pytest.approx(0, abs=1e-12) and found["code_accuracy"] == 1
+    assert found["drawn_mse"] == found["deterministic_mse"] == pytest.approx(ONE_STEP, rel=1e-6) and found["minus_copy"]["drawn_mse"]["mean"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_hedged_copy_doubts_every_code_by_the_share_that_change():
+    found = scores_of("copy")["action"]
+    before, after = (DATA.factors.factors(rows) for rows in (scored_pairs(DATA.pairs("test"), 100)[0][:2]))
+    own = np.where(before[..., None] == np.arange(N), 1 - 1 / V, 1 / V / (N - 1)) @ np.arange(N)
+    assert found["hedged_copy_mse"] == pytest.approx(np.square((own - after) * STEP / 255).mean(), rel=1e-5)
 
 
 def test_a_random_transition_is_at_chance():
@@ -188,7 +202,8 @@ def test_a_random_transition_is_at_chance():
     assert abs(action["mean"] - 1 / A) < 4 * action["standard_error"] < 0.06 and abs(factor["mean"] - 1 / V) < 4 * factor["standard_error"] < 0.06
     assert scores["action"]["code_accuracy"] == pytest.approx(1 / N, abs=0.04) and scores["action"]["changed_code_accuracy"] == pytest.approx(1 / N, abs=0.08)
     assert scores["base"]["code_accuracy"] == pytest.approx(1 / N, abs=0.06)
-    assert scores["action"]["drawn_mse"] > 4 * ONE_STEP and scores["action"]["mse"] < scores["action"]["drawn_mse"] and scores["action"]["copy_difference"]["interval"][0] > 0
+    found = scores["action"]
+    assert found["drawn_mse"] > 4 * ONE_STEP and found["expected_mse"] < found["drawn_mse"] and found["minus_copy"]["expected_mse"]["interval"][0] > 0
     assert scores["self_consistency"]["action"]["mean"] == pytest.approx(1 / A, abs=0.07)
 
 
@@ -196,9 +211,10 @@ def test_images_are_compared_in_many_parts_as_in_one(monkeypatch):
     whole = scores_of("random")
     monkeypatch.setattr(evaluation, "_ROWS", 7)
     parts = scores_of("random")
-    for name in ("copy_difference", "changed_pixels"):
-        low, high = (one["action"][name] for one in (whole, parts))
-        assert low.pop("interval", 0) == pytest.approx(high.pop("interval", 0)) and low == pytest.approx(high)
+    for name in ("drawn_mse", "copy_mse"):  # which draws come after another number of parts
+        assert parts["action"]["changed_pixels"][name] == pytest.approx(whole["action"]["changed_pixels"][name])
+    low, high = (one["action"]["minus_copy"]["drawn_mse"] for one in (whole, parts))
+    assert low.pop("interval") == pytest.approx(high.pop("interval")) and low == pytest.approx(high)
     assert parts["chain"][0]["mse"] == pytest.approx(whole["chain"][0]["mse"]) and parts["retrieval"] == whole["retrieval"]
 
 
@@ -333,6 +349,7 @@ def test_validation(monkeypatch):
     assert first["factor_accuracy"] >= first["action_accuracy"]
 
 
+@pytest.mark.slow
 def test_scores_of_a_model():
     jax.config.update("jax_disable_most_optimizations", True)  # every program runs a few times
     try:

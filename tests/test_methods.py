@@ -87,6 +87,7 @@ def test_the_phase_switch_changes_nothing_else(dataset, pooled):
     chex.assert_trees_all_equal(parts(after), parts(everything))
 
 
+@pytest.mark.slow
 def test_frozen_statistics_move_or_stay_as_asked(dataset, pooled):
     stats = {}
     for choice in ("moving", "fixed"):

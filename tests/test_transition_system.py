@@ -262,6 +262,9 @@ def test_the_run_opens_as_an_object_and_is_complete(finished, dataset, monkeypat
     shutil.rmtree(opened.workdir / "mcq_vae" / "checkpoints")  # a run is whole without the one that it started from
     assert isinstance(opened, run.TransitionRun) and opened.actions == dataset.actions
     assert opened.reconstruct(images).shape == opened.apply(images, "hue up", "place down").shape == (5, 8, 8, 3)
+    first = opened.predictor.predict(opened.encode(images), np.full(5, dataset.actions.index("hue up")), seed=4)
+    np.testing.assert_array_equal(opened.apply(images, "hue up", seed=4), first.images)
+    np.testing.assert_array_equal(opened.apply(images, "hue up", seed=4, likeliest=True), opened.decode(first.codes))
     names, probabilities = opened.retrieve(images, images[::-1])
     assert set(names) <= set(opened.actions) and probabilities.shape == (5, 6)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)

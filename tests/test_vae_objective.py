@@ -1,12 +1,16 @@
 """The objective and the ELBO against closed forms."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 
 from causal_ctx.models.conv_vae import Posterior
 from causal_ctx.objectives import vae
+from causal_ctx.objectives.objective import ImageBatch
 from causal_ctx.start import build_trainer, hyper
 from tests import tiny
 
@@ -72,3 +76,25 @@ def test_the_penalty_counts_once_per_micro_batch():
     targets = jnp.array([[0, 1, 0], [0, 0, 0], [1, 0, 0]], jnp.float32)
     deaf, hearing = 2 * 3 * np.sqrt(3) + 3 * 3, 2 * (3 * np.sqrt(3) + 0.5) + 3 * np.sqrt(9 + 0.25)
     np.testing.assert_allclose(objective.penalty(params, hyper(config, dataset).objective, targets), (deaf + 2 * hearing) / 3 / 3, rtol=1e-6)
+
+
+def test_bfloat16_is_what_layers_hand_on_and_nothing_else(key):
+    """Matrix products have bfloat16 factors; loss, gradients and statistics are float32 and near those of a float32 computation."""
+    dataset = tiny.dataset()
+    images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config = tiny.config(train__compute_dtype=dtype)
+        trainer, numbers = build_trainer(config, dataset), hyper(config, dataset).objective
+        variables = trainer.objective.init(key)
+        loss = lambda params, o=trainer.objective: o.loss(variables | {"params": params}, numbers, ImageBatch(images, targets), key)
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        found[dtype] = step(variables["params"])
+        products = re.findall(r"(\w+)\[[\d,]*\] = dot_general", str(jax.make_jaxpr(step)(variables["params"])))
+        assert set(products) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
+        assert {leaf.dtype for leaf in jax.tree.leaves(found[dtype])} == {jnp.dtype("float32")}
+    ((ours, (stats, _)), gradient), ((exact, (exact_stats, _)), exact_gradient) = found["bfloat16"], found["float32"]
+    assert float(ours) == pytest.approx(float(exact), rel=0.01) and ours != exact
+    flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    cosine = lambda a, b: a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+    assert cosine(flat(gradient), flat(exact_gradient)) > 0.95 and cosine(flat(stats), flat(exact_stats)) > 0.9999

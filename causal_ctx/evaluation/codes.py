@@ -3,7 +3,7 @@
 Letters: n examples, H, W, C image, h, w grid of nodes, D latent width, K codebooks of N codes, A actions, M = K h w nodes.
 
 Everything is computed a batch at a time, so that memory does not grow with n. A `seed` of None takes every probability above a half for certain and adds no
-noise ("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11).
+noise ("deterministic"); otherwise masks and graphs are drawn, as in the reference ("sampled", quirk Q11). What is predicted is the mean over several draws.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ BATCH = 256  # examples at a time; in `retrieve` examples times actions that are
 
 class Acted(NamedTuple):
     """Codes [n, K, h, w], the likeliest after the action; mask float32 [n, K, h, w], one where the action touches; nats [n] per node of the codes that were
-    to come (nan where none were given); probabilities float32 [n, K, h, w, N] of all codes."""
+    to come (nan where none were given); images float32 [n, H, W, C] that are expected, those of the mean latents of all codes by their probability, if asked for."""
 
     codes: np.ndarray
     mask: np.ndarray
     nats: np.ndarray
-    probabilities: np.ndarray
+    images: np.ndarray | None = None
 
 
 class Graphs(NamedTuple):
@@ -66,8 +66,7 @@ class CodePredictor(NamedTuple):
         return in_batches(partial(_decode, self.model, self.autoencoder), codes.astype(np.int32))
 
     def decode_expected(self, probabilities: np.ndarray) -> np.ndarray:
-        """Images float32 [n, H, W, C] in [0, 1] of the mean latents of codes with probabilities [n, K, h, w, N]: the guess of least squared error, where the
-        decoder is linear."""
+        """Images float32 [n, H, W, C] in [0, 1] of the mean latents of codes with probabilities [n, K, h, w, N]."""
         return in_batches(partial(_decode_expected, self.model, self.autoencoder), probabilities)
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
@@ -79,20 +78,21 @@ class CodePredictor(NamedTuple):
         flat, wanted = _flat(codes), _flat(codes if after is None else after)
         chosen = np.zeros(len(flat), np.int32) if actions is None else np.asarray(actions, np.int32)
         run = partial(_act, self.transition, self.params, actions is not None)
-        probabilities, mask, nats = in_batches(_seeded(run, seed), flat, chosen, wanted)
-        found = probabilities.argmax(-1).astype(np.int32).reshape(codes.shape)
-        nats = np.full(len(flat), np.nan) if after is None else nats
-        return Acted(found, mask.reshape(codes.shape), nats, probabilities.reshape(*codes.shape, -1))
+        found, mask, nats = in_batches(_seeded(run, seed), flat, chosen, wanted)
+        return Acted(found.reshape(codes.shape), mask.reshape(codes.shape), np.full(len(flat), np.nan) if after is None else nats)
 
-    def predict(self, codes: np.ndarray, actions: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-        """Probabilities float32 [n, K, h, w, N] of the codes after actions int [n], the mean over `draws` of mask and graph.
+    def predict(
+        self, codes: np.ndarray, actions: np.ndarray, after: np.ndarray | None = None, draws: int = DRAWS, seed: int = 0, images: bool = True
+    ) -> Acted:
+        """`act` with probabilities of codes, and of the mask, that are means over `draws` of mask and graph: what a trained layer is asked for.
 
-        Training sees drawn graphs alone. Thresholded ones hold other edges and predict far worse, so this is what a trained layer is asked for.
+        Training sees drawn graphs alone; thresholded ones hold other edges. The expected image is the guess of least squared error, as far as the decoder is
+        linear.
         """
-        total = 0.0
-        for draw in range(draws):
-            total = total + self.act(codes, actions, seed=seed * draws + draw).probabilities
-        return total / draws
+        wanted, chosen = codes if after is None else after, np.asarray(actions, np.int32)
+        run = _seeded(partial(_predict, self, draws, images), seed)
+        found, mask, nats, shown = in_batches(run, codes.astype(np.int32), chosen, wanted.astype(np.int32))
+        return Acted(found, mask, np.full(len(codes), np.nan) if after is None else nats, shown)
 
     def graphs(self, codes: np.ndarray, actions: np.ndarray | None, seed: int | None = None) -> Graphs:
         """The graphs of codes [n, K, h, w] under actions int [n] or none: M^2 numbers for each example."""
@@ -153,7 +153,30 @@ def _decode_expected(model: MCQVAE, variables: dict, probabilities: jax.Array) -
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def _act(layer: CausalTransition, params: dict, acts: bool, key, chance: str, codes, actions, after) -> tuple[jax.Array, jax.Array, jax.Array]:
     out = _transition(layer, params, acts, key, chance, codes, actions)
-    return jnp.exp(out.log_probs), out.mask, causal_transition.code_nats(out.log_probs, after)
+    return out.log_probs.argmax(-1).astype(jnp.int32), out.mask, causal_transition.code_nats(out.log_probs, after)
+
+
+def _predict(predictor: CodePredictor, draws: int, images: bool, key, chance: str, codes, actions, after) -> tuple[jax.Array, ...]:
+    del chance
+    keys = jax.random.split(key, draws)
+    return _mean_over_draws(predictor.model, predictor.transition, images, predictor.autoencoder, predictor.params, keys, codes, actions, after)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _mean_over_draws(model: MCQVAE, layer: CausalTransition, images: bool, autoencoder: dict, params: dict, keys, codes, actions, after):
+    """The likeliest codes, the mask and the nats per node of `after`, by probabilities that are means over `keys`; and the expected images, or None."""
+
+    flat = lambda codes: codes.reshape(len(codes), -1)
+
+    def drawn(total, key):
+        out = _transition(layer, params, True, key, "sampled", flat(codes), actions)
+        return (jnp.logaddexp(total[0], out.log_probs), total[1] + out.mask), None
+
+    start = jnp.full((*flat(codes).shape, layer.num_codes), -jnp.inf), jnp.zeros(flat(codes).shape)
+    (log_probs, mask), _ = jax.lax.scan(drawn, start, keys)
+    log_probs, mask = log_probs - jnp.log(len(keys)), (mask / len(keys)).reshape(codes.shape)
+    shown = _decode_expected(model, autoencoder, jnp.exp(log_probs).reshape(*codes.shape, -1)) if images else None
+    return log_probs.argmax(-1).astype(jnp.int32).reshape(codes.shape), mask, causal_transition.code_nats(log_probs, flat(after)), shown
 
 
 @partial(jax.jit, static_argnums=(0, 2, 4))

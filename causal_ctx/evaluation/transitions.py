@@ -3,11 +3,11 @@
 Letters: n transitions or images, V factors, A = 2V actions, K codebooks of N codes, h, w grid of nodes, R noise seeds, H, W, C image.
 
 `settings` is a run's `config.evaluation`. Everything random is a function of fixed seeds. What cannot be told is None. "sampled" draws masks and graphs, over
-`settings.noise_seeds` seeds; all else is deterministic (see `codes`).
+`settings.noise_seeds` seeds; predictions are means over as many draws; "deterministic" has thresholds in their place (see `codes`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from causal_ctx.data import transitions
 from causal_ctx.data.transition_sets import Images, TransitionData
 from causal_ctx.data.transitions import Transitions
 from causal_ctx.evaluation import action_retrieval, disentanglement
-from causal_ctx.evaluation.codes import CodePredictor
+from causal_ctx.evaluation.codes import Acted, CodePredictor
 from causal_ctx.objectives import mcq_vae
 
 SEED = 0
@@ -165,51 +165,61 @@ def _retrieved(settings, predictor: CodePredictor, before: np.ndarray, after: np
 
 
 def _acted(settings, data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict:
-    """"action": what the codes that are predicted after an action have in common with the true ones, and their image with the true one.
+    """"action": what the codes that are predicted after an action have in common with the true ones, and their images with the true ones.
 
-    The prediction is the mean over draws of mask and graph. Squared errors are those of its expected image ("mse"), of its likeliest codes, and, as the
-    reference has it, of the likeliest codes of one draw.
+    Squared errors are those of the expected image of the prediction and of its likeliest codes; of the likeliest codes of one draw, as the reference has it, and
+    with thresholds; of the image before ("copy") and, as its counterpart to the expected image, of that with every code in doubt by the share that change.
     """
-    acted, changed = predictor.act(before, pairs.actions, after), before != after
+    acted, changed, num_codes = predictor.act(before, pairs.actions, after), before != after, predictor.model.quantiser.num_codes
     sampled = [predictor.act(before, pairs.actions, after, seed) for seed in range(settings.noise_seeds)]
-    probabilities = sum(one.probabilities for one in sampled) / len(sampled)
-    likeliest = probabilities.argmax(-1)
+    doubt = changed.mean() / (num_codes - 1)
+
+    def shown(number: int, part: slice) -> dict[str, np.ndarray]:
+        found = predictor.predict(before[part], pairs.actions[part], after[part], settings.noise_seeds, number)
+        predicted.append(found._replace(images=None))
+        hedged = np.where(before[part][..., None] == np.arange(num_codes), 1 - changed.mean(), doubt).astype(np.float32)
+        images = {"expected_mse": found.images, "hedged_copy_mse": predictor.decode_expected(hedged)}
+        codes = {"likeliest_mse": found.codes, "drawn_mse": sampled[0].codes[part], "deterministic_mse": acted.codes[part]}
+        codes |= {"copy_reconstruction_mse": before[part], "reconstruction_mse": after[part]}
+        return images | {name: predictor.decode(own) for name, own in codes.items()}
+
+    predicted: list[Acted] = []
+    scores = _pixels(data, pairs, groups, shown)
+    likeliest, mask, nats = (np.concatenate([getattr(one, name) for one in predicted]) for name in ("codes", "mask", "nats"))
+    scores["latent_nats"] = {
+        "predicted": nats.mean(),
+        "sampled": action_retrieval.mean_and_error([one.nats.mean() for one in sampled]),
+        "deterministic": acted.nats.mean(),
+    }
+    scores["copy_nats"] = action_retrieval.copy_code_nats(before, after, num_codes)
     right = likeliest == after
-    shown = {"mse": probabilities, "likeliest_mse": likeliest, "drawn_mse": sampled[0].codes, "copy_reconstruction_mse": before, "reconstruction_mse": after}
-    scores = _pixels(data, predictor, pairs, groups, shown)
-    scores["latent_nats"] = {"sampled": action_retrieval.mean_and_error([one.nats.mean() for one in sampled]), "deterministic": acted.nats.mean()}
-    scores["copy_nats"] = action_retrieval.copy_code_nats(before, after, predictor.model.quantiser.num_codes)
-    scores |= {"code_accuracy": right.mean(), "changed_code_accuracy": right[changed].mean() if changed.any() else None}
-    return scores | {"mask_rate": acted.mask.mean(), "mask_rate_sampled": np.mean([one.mask.mean() for one in sampled])}
+    return scores | {"code_accuracy": right.mean(), "changed_code_accuracy": right[changed].mean() if changed.any() else None, "mask_rate": mask.mean()}
 
 
-def _pixels(data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, shown: dict[str, np.ndarray]) -> dict:
-    """Mean squared errors against the true image of images decoded from `shown`, {name: codes [n, K, h, w] or probabilities of them [n, K, h, w, N]}, and of
-    the input image ("copy_mse")."""
-    names = [*shown, "copy_mse"]
-    decode = lambda found: predictor.decode(found) if found.ndim == 4 else predictor.decode_expected(found)
-    errors, changed_errors, changed_pixels = np.zeros((len(names), len(groups))), np.zeros(len(names)), 0
-    for part in _parts(len(groups)):
+def _pixels(data: TransitionData, pairs: Transitions, groups: np.ndarray, shown: Callable[[int, slice], dict[str, np.ndarray]]) -> dict:
+    """Mean squared errors against the true image of the images that `shown` gives for a numbered part of the pairs, {name: [n, H, W, C]}, and of the input image
+    ("copy_mse"); "minus_copy" are the differences to that, with their intervals."""
+    errors, changed_errors, changed_pixels = {}, {}, 0
+    for number, part in enumerate(_parts(len(groups))):
         x, y = (data.factors.images(indices[part]) for indices in (pairs.inputs, pairs.outputs))
         differs = (x != y).any(-1)
-        for row, name in enumerate(names):
-            guess = x / 255 if name == "copy_mse" else decode(shown[name][part])
-            square = np.square(guess - y / 255).mean(-1)
-            errors[row, part] = square.mean((1, 2))
-            changed_errors[row] += square[differs].sum()
         changed_pixels += differs.sum()
+        for name, guess in (shown(number, part) | {"copy_mse": x / 255}).items():
+            square = np.square(guess - y / 255).mean(-1)
+            errors.setdefault(name, []).append(square.mean((1, 2)))
+            changed_errors[name] = changed_errors.get(name, 0.0) + square[differs].sum()
+    errors = {name: np.concatenate(parts) for name, parts in errors.items()}
     share = changed_pixels / (len(groups) * math.prod(data.image_shape[:2]))
-    over_changed = {name: error / changed_pixels if changed_pixels else None for name, error in zip(names, changed_errors)}
-    difference = _grouped_mean(errors[names.index("mse")] - errors[-1], groups)
-    return dict(zip(names, errors.mean(1))) | {"copy_difference": difference, "changed_pixels": over_changed | {"share": share}}
+    over_changed = {name: error / changed_pixels if changed_pixels else None for name, error in changed_errors.items()}
+    differences = {name: _grouped_mean(error - errors["copy_mse"], groups) for name, error in errors.items() if name != "copy_mse"}
+    return {name: error.mean() for name, error in errors.items()} | {"minus_copy": differences, "changed_pixels": over_changed | {"share": share}}
 
 
 def _base(settings, predictor: CodePredictor, codes: np.ndarray) -> dict:
     """"base": what no intervention leaves of codes [n, K, h, w]."""
-    acted = predictor.act(codes, None, codes)
-    sampled = [predictor.act(codes, None, codes, seed).nats.mean() for seed in range(settings.noise_seeds)]
-    nats = {"sampled": action_retrieval.mean_and_error(sampled), "deterministic": acted.nats.mean()}
-    return {"latent_nats": nats, "code_accuracy": (acted.codes == codes).mean(), "images": len(codes)}
+    sampled = [predictor.act(codes, None, codes, seed) for seed in range(settings.noise_seeds)]
+    nats = {"sampled": action_retrieval.mean_and_error([one.nats.mean() for one in sampled]), "deterministic": predictor.act(codes, None, codes).nats.mean()}
+    return {"latent_nats": nats, "code_accuracy": np.mean([(one.codes == codes).mean() for one in sampled]), "images": len(codes)}
 
 
 def own_actions(data: TransitionData, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +249,7 @@ def _chain(settings, data: TransitionData, predictor: CodePredictor) -> dict:
         start, values, actions, state, seen = (array[inside] for array in (start, values, actions, state, seen))
         if not len(actions):
             break
-        state = predictor.predict(state, actions, settings.noise_seeds, step).argmax(-1)
+        state = predictor.predict(state, actions, draws=settings.noise_seeds, seed=step, images=False).codes
         again, mse, copy_mse = _shown(data, predictor, state, start, factors.find(values))
         predicted, seen = predictor.retrieve(seen, again, step).argmax(1), again
         accuracy = {level: {name: score[name] for name in ("mean", "interval")}
@@ -273,7 +283,7 @@ def _shown(data: TransitionData, predictor: CodePredictor, codes: np.ndarray, st
 def _grouped_mean(values: np.ndarray, groups: np.ndarray) -> dict:
     """{"mean", "standard_error", "interval" (95 %, Student's t)} of values [n] of which only those of different groups [n] are independent."""
     mean, number = values.mean(), int(groups.max()) + 1
-    if number < 2:
+    if number < 2 or not np.isfinite(mean):
         return {"mean": mean, "standard_error": None, "interval": None}
     error = math.sqrt(np.square(np.bincount(groups, values - mean)).sum() * number / (number - 1)) / len(values)
     half = stdtrit(number - 1, 0.975) * error

@@ -24,7 +24,7 @@ class Posterior(NamedTuple):
 
     def sample(self, key: jax.Array) -> jax.Array:
         """One reparameterised sample z [B, L]."""
-        return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape)
+        return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape).astype(self.mean.dtype)
 
 
 class Activation(nn.Module):

@@ -192,7 +192,7 @@ class Quantiser(nn.Module):
 
     def expected(self, probabilities: jax.Array) -> jax.Array:
         """The mean of `latents` where codes are only probable: [B, K, h, w, N] -> [B, h, w, D]."""
-        means = jnp.einsum("bkhwn,knd->bhwkd", probabilities, self.codebooks())
+        means = jnp.einsum("bkhwn,knd->bhwkd", probabilities, self.codebooks(), precision="highest")
         return means.reshape(*means.shape[:3], self.width)
 
     def track(self, z: jax.Array, indices: jax.Array, key: jax.Array | None) -> None:

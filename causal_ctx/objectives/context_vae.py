@@ -19,7 +19,8 @@ from causal_ctx.objectives.objective import ImageBatch
 class ContextVAE(NamedTuple):
     """An `objective.Objective` with the numbers beta, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. penalised: any penalty counts.
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. penalised: any penalty counts. compute_dtype: float32 or bfloat16, in which the
+    model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are float32 throughout.
     """
 
     model: ConvVAE
@@ -27,6 +28,7 @@ class ContextVAE(NamedTuple):
     num_concepts: int
     clamp_causal: bool
     penalised: bool
+    compute_dtype: str = "float32"
     unit: str = "nats"
 
     def init(self, key: jax.Array) -> dict:
@@ -39,7 +41,9 @@ class ContextVAE(NamedTuple):
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
         """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
         images = batch.images.astype(jnp.float32) / 255
-        (logits, posterior), updated = self.model.apply(variables, images, batch.targets, key, train=True, mutable=["batch_stats"])
+        computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
+        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), batch.targets, key, train=True, mutable=["batch_stats"])
+        logits, posterior = _cast(found, "float32")
         terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
         loss = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"]
         if self.penalised:
@@ -58,6 +62,11 @@ class ContextVAE(NamedTuple):
     def project(self, params: dict, collections: dict) -> tuple[dict, dict]:
         """The parameters with the causal weights clamped, where they are."""
         return (optim.clamp_causal_weights(params) if self.clamp_causal else params), collections
+
+
+def _cast(tree, dtype: str):
+    """The arrays of `tree` in another type."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -9,7 +9,7 @@ from causal_ctx.reports.transition_tables import measured
 MEASURES = {
     "Retrieval of the action: accuracy": (("retrieval", "sampled", "action", "mean"), ("retrieval", "majority", "action")),
     "Retrieval of the factor: accuracy": (("retrieval", "sampled", "factor", "mean"), ("retrieval", "majority", "factor")),
-    "Image after an action: squared error": (("action", "mse"), ("action", "copy_mse")),
+    "Image after an action: squared error": (("action", "expected_mse"), ("action", "copy_mse")),
     "Codes after an action: nats per node": (("action", "latent_nats", "sampled", "mean"), ("action", "copy_nats", "calibrated")),
     "Reconstruction of test images: squared error": (("reconstruction", "test_mse"), ()),
     "Perplexity of the codes": (("codes", "perplexity_codes"), ()),

@@ -41,15 +41,15 @@ def reconstructions(run, num: int = 24) -> Picture:
 
 
 def actions(run, num: int = 2, seed: int = 0) -> Picture | None:
-    """For every action `num` test pairs: the image before, the one that is predicted after the action, and the true one."""
+    """For every action `num` test pairs: the image before, the one that is expected after the action, that of the likeliest codes, and the true one."""
     if run.predictor.transition is None:
         return None
     pairs = run.data.pairs("test")
     rows = [_spread(np.flatnonzero(pairs.actions == action), num, (seed, action)) for action in range(len(run.data.actions))]
     chosen = np.concatenate(rows)
     before, after = (run.data.factors.images(ends[chosen]) for ends in (pairs.inputs, pairs.outputs))
-    probabilities = run.predictor.predict(run.predictor.encode(before), pairs.actions[chosen])
-    made = run.predictor.decode_expected(probabilities), run.predictor.decode(probabilities.argmax(-1))
+    found = run.predictor.predict(run.predictor.encode(before), pairs.actions[chosen])
+    made = found.images, run.predictor.decode(found.codes)
     groups = [beside(four) for four in zip(*map(tiles, (before, *made, after)))]
     clear, places = Image.new("RGBA", groups[0].size), np.cumsum([0, *map(len, rows)])
     strips = [[*groups[a:b], *[clear] * (num - (b - a))] for a, b in zip(places, places[1:])]
@@ -69,8 +69,8 @@ def chains(run, seed: int = 0) -> Picture | None:
     data, names = run.data.factors, run.data.actions
     ways = [_way(run, action, seed) for action in range(len(names))]
     codes, made = run.predictor.encode(data.images(np.array([way[0] for way in ways]))), []
-    for _ in range(max(map(len, ways)) - 1):
-        codes = run.predictor.predict(codes, np.arange(len(names))).argmax(-1)
+    for step in range(1, max(map(len, ways))):
+        codes = run.predictor.predict(codes, np.arange(len(names)), seed=step).codes
         made.append(run.predictor.decode(codes))
     side = tiles(np.zeros((1, *run.data.image_shape)))[0]
     clear, depth = Image.new("RGBA", side.size), max(map(len, ways))

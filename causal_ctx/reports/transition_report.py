@@ -22,7 +22,7 @@ def score(result: dict) -> float | None:
     accuracy = transition_tables.value(result, "retrieval", "sampled", "action", "mean")
     if accuracy is not None:
         return -accuracy
-    mse = transition_tables.value(result, "action", "mse")
+    mse = transition_tables.value(result, "action", "expected_mse")
     return transition_tables.value(result, "reconstruction", "validation_mse") if mse is None else mse
 
 

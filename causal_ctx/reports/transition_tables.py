@@ -29,15 +29,16 @@ RETRIEVAL = (
 IMAGES = (
     "Lower is better. Squared error of the predicted image after an action, mean over pixels in [0, 1]. Expected: of the mean latents, codes weighed by "
     "the probability that draws of mask and graph give them on average. Likeliest: of every node's likeliest code; one draw: the same in a single draw, as "
-    "published. Copy: the image before the action in its place. Copied codes: its reconstruction, which a transition that does nothing gives. True codes: the reconstruction of the image after, which a perfect one gives. "
-    "MSE − copy: interval over test pairs; below: whether all of it is below zero. "
+    "published; thresholds: with probabilities above a half taken for certain. Copy: the image before the action in its place; hedged: the expected image of "
+    "its codes, each in doubt by the share that change. Copied codes: its reconstruction, which a transition that does nothing gives. True codes: the "
+    "reconstruction of the image after, which a perfect one gives. MSE − copy: interval over test pairs; below: whether all of it is below zero. "
 )
 CODES = (
-    "Nats per node, lower is better. Copy: the codes before the action with the published clipping; best copy: with the best constant probability of "
-    "a change. Right: nodes whose likeliest code is the true one; changed: the same among nodes that the action changes; touched: nodes under the mask. "
+    "Nats per node, lower is better. Predicted: by the mean of the probabilities in several draws; sampled: the mean of the nats of single draws. Copy: the codes before the action with the published clipping; best copy: with the best constant probability of "
+    "a change. Right: nodes whose likeliest code by the prediction is the true one; changed: the same among nodes that the action changes; touched: nodes under the mask, mean over draws. "
 )
 CHAIN = (
-    "Test images under one action again and again, each on the codes that the one before predicted, while the factor has values left. Action and factor: "
+    "Test images under one action again and again, each on the codes that the one before predicted, while the factor has values left; the likeliest codes are kept, and decoded. Action and factor: "
     "accuracy of retrieval between the last two images that the model made. MSE: against the true image; copy: of the test image that the chain began with. "
 )
 AUTOENCODER = "Lower error is better. Mean image: the error of the mean training image, which no encoder needs. Squared error, mean over pixels in [0, 1]. "
@@ -74,15 +75,9 @@ def interval(results: Iterable[dict], *path: str) -> tuple[float, float] | None:
     return (sum(low) / len(low), sum(high) / len(high)) if found else None
 
 
-def difference(results: Iterable[dict]) -> tuple[float, float] | None:
-    """The interval of the predicted image's squared error minus that of copying, averaged over seeds; None where it is not known."""
-    results = by_seed(results)
-    name = next((name for name in ("copy_difference", "difference") if measured(results, "action", name, "mean")), "")
-    ours, copy, told = (measured(results, "action", *path) for path in (["mse"], ["copy_mse"], [name, "mean"]))
-    found = interval(results, "action", name)
-    if not (ours and copy and told and found):
-        return None
-    return found if (told.mean < 0) == (ours.mean < copy.mean) else (-found[1], -found[0])  # whichever was taken from the other
+def difference(results: Iterable[dict], image: str = "expected_mse") -> tuple[float, float] | None:
+    """The interval of a predicted image's squared error minus that of copying, averaged over seeds; None where it is not known."""
+    return interval(results, "action", "minus_copy", image)
 
 
 def above(results: Iterable[dict], level: str) -> bool | None:
@@ -174,33 +169,34 @@ def _retrieval(title: str, methods: dict[str, list[dict]]) -> Table:
 
 def _images(title: str, methods: dict[str, list[dict]]) -> Table:
     def row(label: str, rs: list[dict], path: tuple[str, ...]) -> Row:
-        ours, copy, copied, true = (measured(rs, "action", *path[:-1], key) for key in (path[-1], "copy_mse", "copy_reconstruction_mse", "reconstruction_mse"))
-        found = difference(rs) if path == ("mse",) else None
-        return Row(label, (_seeds(ours), ours, *map(_bare, (copy, copied, true)), _range(found, 5), _yes(found[1] < 0 if found else None)))
+        keys = (path[-1], "copy_mse", "hedged_copy_mse", "copy_reconstruction_mse", "reconstruction_mse")
+        ours, *others = (measured(rs, "action", *path[:-1], key) for key in keys)
+        found = difference(rs, path[0]) if len(path) == 1 else None
+        return Row(label, (_seeds(ours), ours, *map(_bare, others), _range(found, 5), _yes(found[1] < 0 if found else None)))
 
-    columns = ("seeds", "MSE", "copy", "copied codes", "true codes", "MSE − copy", "below")
-    shown = {"expected": "mse", "likeliest": "likeliest_mse", "one draw": "drawn_mse"}
+    columns = ("seeds", "MSE", "copy", "hedged", "copied codes", "true codes", "MSE − copy", "below")
+    shown = {"expected": "expected_mse", "likeliest": "likeliest_mse", "one draw": "drawn_mse", "thresholds": "deterministic_mse"}
     groups = _groups({f"Image after an action, {name}": (row, (key,)) for name, key in shown.items()}
                      | {f"Its pixels that the action changes, {name}": (row, ("changed_pixels", key)) for name, key in shown.items()}, methods)
-    digits = {name: 5 for name in ("MSE", "copy", "copied codes", "true codes")}
+    digits = {name: 5 for name in columns[1:-2]}
     return Table(f"{title}, action: images", "method", groups, IMAGES + NOTE, columns, {"MSE": "lowest"}, digits)
 
 
 def _codes(title: str, methods: dict[str, list[dict]]) -> Table:
     def row(label: str, rs: list[dict], _) -> Row:
-        sampled, certain = measured(rs, "action", "latent_nats", "sampled", "mean"), measured(rs, "action", "latent_nats", "deterministic")
+        predicted, sampled, certain = (measured(rs, "action", "latent_nats", *path) for path in (["predicted"], ["sampled", "mean"], ["deterministic"]))
         copies = (_mean(rs, "action", "copy_nats", key) for key in ("clipped", "calibrated"))
         shares = (_mean(rs, "action", key) for key in ("code_accuracy", "changed_code_accuracy", "mask_rate"))
-        return Row(label, (_seeds(sampled or certain), sampled, certain, *copies, *shares))
+        return Row(label, (_seeds(sampled or certain), predicted, sampled, certain, *copies, *shares))
 
     def still(label: str, rs: list[dict], _) -> Row:
         sampled, certain = (measured(rs, "base", "latent_nats", *path) for path in (["sampled", "mean"], ["deterministic"]))
         sampled = sampled or measured(rs, "base", "latent_nats")
-        return Row(label, (_seeds(sampled), sampled, certain, None, None, _mean(rs, "base", "code_accuracy"), None, None))
+        return Row(label, (_seeds(sampled), None, sampled, certain, None, None, _mean(rs, "base", "code_accuracy"), None, None))
 
-    columns = ("seeds", "sampled", "deterministic", "copy", "best copy", "right", "changed", "touched")
+    columns = ("seeds", "predicted", "sampled", "deterministic", "copy", "best copy", "right", "changed", "touched")
     groups = _groups({"Codes after an action": (row, None), "Codes without an action, which stay": (still, None)}, methods)
-    return Table(f"{title}, action: codes", "method", groups, CODES + NOTE, columns, {"sampled": "lowest", "deterministic": "lowest"})
+    return Table(f"{title}, action: codes", "method", groups, CODES + NOTE, columns, dict.fromkeys(columns[1:4], "lowest"))
 
 
 def _chain(title: str, methods: dict[str, list[dict]]) -> Table:

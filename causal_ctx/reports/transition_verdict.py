@@ -16,7 +16,7 @@ def verdict(results: Iterable[dict]) -> list[str]:
 def _sentences(methods: dict[str, list[dict]]) -> list[str]:
     scores = {label: e for label, rs in methods.items() if (e := measured(rs, "retrieval", "sampled", "action", "mean"))}
     errors = {label: e for label, rs in methods.items() if (e := measured(rs, "reconstruction", "test_mse"))}
-    acting = [label for label, rs in methods.items() if measured(rs, "action", "mse")]
+    acting = [label for label, rs in methods.items() if measured(rs, "action", "expected_mse")]
     best = max(scores, key=lambda label: scores[label].mean, default=None) or next(iter(acting), None)
     sharpest = min(errors, key=lambda label: errors[label].mean, default=None)
     chosen = [f"Of {len(scores)} settings the one that retrieves best on the test pairs is told of; choosing it there flatters it."] if len(scores) > 1 else []
@@ -55,7 +55,7 @@ def _against(ours: Estimate, majority: Estimate | None, bounds: tuple[float, flo
 
 def _images(label: str, results: list[dict]) -> str:
     """Whether the predicted image is nearer to the true one than the image before the action is."""
-    ours, copy = measured(results, "action", "mse"), measured(results, "action", "copy_mse")
+    ours, copy = measured(results, "action", "expected_mse"), measured(results, "action", "copy_mse")
     if not (ours and copy):
         return ""
     bounds, way = difference(results), "below" if ours.mean < copy.mean else "above"
@@ -68,6 +68,9 @@ def _images(label: str, results: list[dict]) -> str:
         share = (copied.mean - ours.mean) / (copied.mean - true.mean)
         reached = "no nearer than" if share <= 0 else f"{share:.0%} of the way from" if share <= 1 else "beyond the way from"
         sentence += f". That is {reached} unchanged codes ({show(copied, 5)}) to the true codes ({show(true, 5)})"
+    likeliest, within = measured(results, "action", "likeliest_mse"), difference(results, "likeliest_mse")
+    if likeliest and within:
+        sentence += f". Images of the likeliest codes alone have {show(likeliest, 5)}; {_certainty(within)}"
     return sentence + "."
 
 
@@ -80,8 +83,7 @@ def _certainty(bounds: tuple[float, float]) -> str:
 
 
 def _codes(label: str, results: list[dict]) -> str:
-    ours, copy = measured(results, "action", "latent_nats", "sampled", "mean"), measured(results, "action", "copy_nats", "calibrated")
-    ours = ours or measured(results, "action", "latent_nats", "deterministic")
+    ours, copy = measured(results, "action", "latent_nats", "predicted"), measured(results, "action", "copy_nats", "calibrated")
     if not (ours and copy):
         return ""
     relation = "below" if ours.mean < copy.mean else "not below"

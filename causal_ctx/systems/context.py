@@ -67,6 +67,7 @@ def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: 
         num_concepts=len(dataset.concepts),
         clamp_causal=config.train.clamp_causal and module,
         penalised=module and any(penalties),
+        compute_dtype=config.train.compute_dtype,
     )
 
 

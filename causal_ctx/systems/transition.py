@@ -177,7 +177,7 @@ def uses(config: ml_collections.ConfigDict, dataset: TransitionData, state: Trai
     found = {"encoding": (lambda: predictor.encode(images), len(images)), "decoding": (lambda: predictor.decode(codes), len(images))}
     if config.method == "ct_vae":
         actions = np.arange(len(codes)) % len(dataset.actions)
-        found["action"] = (lambda: predictor.act(codes, actions), len(codes))
+        found["action"] = (lambda: predictor.predict(codes, actions), len(codes))
         found["retrieval"] = (lambda: predictor.retrieve(codes, codes[::-1]), len(codes))
     return found
 
