@@ -99,7 +99,7 @@ def ready(call: Call, states: TrainState, batch: Batch) -> Call:
     """`call`, compiled for arrays like these, or read from where compiled programs are kept; as the log says."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (states, batch, np.ones(len(states.step), bool)))
     began = time.monotonic()
-    LOG.info("Compiling the training step.")
+    LOG.info("Compiling the training step; the first time this can take minutes.")
     compiled_call = call.lower(*shapes).compile()
     LOG.info("The training step is ready after %s.", duration(time.monotonic() - began))
     return compiled_call

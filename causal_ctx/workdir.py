@@ -147,10 +147,11 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def same_source(there: Path, asked: Path, workdir: Path) -> bool:
-    """Whether two spellings of init_from mean one run: equal as absolute paths, or both a folder in `workdir` or beside it that moved with it."""
+    """Whether two spellings of init_from mean one run: equal as absolute paths, or both a folder in `workdir` or beside it that was moved or copied with it."""
     there, asked, workdir = there.absolute(), asked.absolute(), workdir.absolute()
-    moved = not there.exists() and there.name == asked.name and asked.parent in (workdir, workdir.parent)
-    return there == asked or moved
+    went_along = there.name == asked.name and asked.parent in (workdir, workdir.parent)
+    kept = [(folder / "config.json").read_text() for folder in (there, asked) if (folder / "config.json").exists()]
+    return there == asked or (went_along and (not there.exists() or (len(kept) == 2 and kept[0] == kept[1])))
 
 
 def make(workdir: Path, files: dict[str, str]) -> None:

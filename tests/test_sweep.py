@@ -196,12 +196,17 @@ def test_a_run_whose_images_are_not_finite_counts_as_diverged(tmp_path, monkeypa
         sweep.run(sweep.sweep(tiny.config(), {"seed": (0,)}), tmp_path)
 
 
-def test_the_source_of_a_moved_sweep_is_the_sibling_that_moved_along(tmp_path):
+def test_the_source_of_a_moved_or_copied_sweep_is_the_sibling_that_went_along(tmp_path):
     asked, there = tmp_path / "new" / "base", tmp_path / "old" / "base"
     assert workdir.same_source(there, asked, tmp_path / "new" / "frozen")
     assert not workdir.same_source(there, asked, tmp_path / "elsewhere" / "frozen") and not workdir.same_source(there, there.parent / "other", there)
-    there.mkdir(parents=True)
+    for folder, config in ((there, "{}"), (asked, '{"seed": 1}')):
+        folder.mkdir(parents=True)
+        assert not workdir.same_source(there, asked, tmp_path / "new" / "frozen")
+        (folder / "config.json").write_text(config)
     assert not workdir.same_source(there, asked, tmp_path / "new" / "frozen")
+    (asked / "config.json").write_text("{}")  # a copy
+    assert workdir.same_source(there, asked, tmp_path / "new" / "frozen")
 
 
 def test_published_cells_are_told_before_anything_is_trained(tmp_path):

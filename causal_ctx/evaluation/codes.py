@@ -158,15 +158,15 @@ def _act(layer: CausalTransition, params: dict, acts: bool, key, chance: str, co
 
 def _predict(predictor: CodePredictor, draws: int, images: bool, key, chance: str, codes, actions, after) -> tuple[jax.Array, ...]:
     del chance
-    keys = jax.random.split(key, draws)
-    return _mean_over_draws(predictor.model, predictor.transition, images, predictor.autoencoder, predictor.params, keys, codes, actions, after)
+    variables, keys = (predictor.autoencoder, predictor.params), jax.random.split(key, draws)
+    return _mean_over_draws((predictor.model, predictor.transition), images, variables, keys, codes, actions, after)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _mean_over_draws(model: MCQVAE, layer: CausalTransition, images: bool, autoencoder: dict, params: dict, keys, codes, actions, after):
+@partial(jax.jit, static_argnums=(0, 1))
+def _mean_over_draws(models: tuple[MCQVAE, CausalTransition], images: bool, variables: tuple[dict, dict], keys, codes, actions, after):
     """The likeliest codes, the mask and the nats per node of `after`, by probabilities that are means over `keys`; and the expected images, or None."""
 
-    flat = lambda codes: codes.reshape(len(codes), -1)
+    (model, layer), (autoencoder, params), flat = models, variables, lambda codes: codes.reshape(len(codes), -1)
 
     def drawn(total, key):
         out = _transition(layer, params, True, key, "sampled", flat(codes), actions)

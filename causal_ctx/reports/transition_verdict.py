@@ -99,7 +99,7 @@ def _autoencoder(label: str, results: list[dict]) -> str:
     sentence = f"{label} reconstructs test images from their codes at a mean squared error of {show(error, 5)}{beside}{decibels}"
     perplexity, dead = measured(results, "codes", "perplexity_codes"), measured(results, "codes", "dead_codes")
     used = f"; its codes are used as if {perplexity.mean:.1f} were used equally" if perplexity else ""
-    return sentence + used + (f", {dead.mean:g} are never used" if dead else "") + "."
+    return sentence + used + (f", {dead.mean:g} {'is' if dead.mean == 1 else 'are'} never used" if dead else "") + "."
 
 
 def _percent(found: Estimate) -> str:
