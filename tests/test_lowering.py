@@ -8,7 +8,7 @@ from causal_ctx.start import build_feed, build_trainer, initial_state
 from tests import tiny, tiny_codes
 
 
-@pytest.mark.parametrize("method", ["cm_end_to_end", "mcq_vae", "ct_vae"])
+@pytest.mark.parametrize("method", ["cm_end_to_end", "mcq_vae", pytest.param("ct_vae", marks=pytest.mark.slow)])
 def test_the_step_lowers_without_dynamic_shapes(method):
     own, dataset = (tiny.config(), tiny.dataset()) if method == "cm_end_to_end" else (tiny_codes.config(method), tiny_codes.dataset())
     mesh, trainer = parallel.data_mesh(), build_trainer(own, dataset)

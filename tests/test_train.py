@@ -154,6 +154,7 @@ def test_an_epoch_is_a_whole_number_of_equal_calls_within_one_percent(images, ba
     assert (plan.steps_per_call, plan.steps_per_epoch) == expected
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(dataset, tmp_path, monkeypatch):
     losses = iter([100.0, 50.0, 60.0, 70.0, 80.0, 10.0])
     monkeypatch.setattr("causal_ctx.train.validate", lambda *_: (next(losses), {}))
