@@ -34,11 +34,13 @@ IMAGES = (
     "reconstruction of the image after, which a perfect one gives. MSE − copy: interval over test pairs; below: whether all of it is below zero. "
 )
 CODES = (
-    "Nats per node, lower is better. Predicted: by the mean of the probabilities in several draws; sampled: the mean of the nats of single draws. Copy: the codes before the action with the published clipping; best copy: with the best constant probability of "
-    "a change. Right: nodes whose likeliest code by the prediction is the true one; changed: the same among nodes that the action changes; touched: nodes under the mask, mean over draws. "
+    "Nats per node, lower is better. Predicted: by the mean of the probabilities in several draws; sampled: the mean of the nats of single draws. Copy: "
+    "the codes before the action with the published clipping; best copy: with the best constant probability of a change. Right: nodes whose likeliest code by the "
+    "prediction is the true one; changed: the same among nodes that the action changes; touched: nodes under the mask, mean over draws. "
 )
 CHAIN = (
-    "Test images under one action again and again, each on the codes that the one before predicted, while the factor has values left; the likeliest codes are kept, and decoded. Action and factor: "
+    "Test images under one action again and again, each on the codes that the one before predicted, while the factor has values left; the "
+    "likeliest codes are kept, and decoded. Action and factor: "
     "accuracy of retrieval between the last two images that the model made. MSE: against the true image; copy: of the test image that the chain began with. "
 )
 AUTOENCODER = "Lower error is better. Mean image: the error of the mean training image, which no encoder needs. Squared error, mean over pixels in [0, 1]. "
