@@ -10,7 +10,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> N
     config = smaller(config)
     dataset = load_data(config)
     mesh = parallel.data_mesh()
-    tasks = [*ceilings(mesh), *training(config, dataset, mesh), *uses(config, dataset, mesh)]
+    tasks = [*ceilings(mesh), *training([config], dataset, mesh), *uses(config, dataset, mesh)]
     if versus == "torch":
         tasks.append(torch_training(config, dataset))
     take_turns(tasks)
@@ -98,28 +98,29 @@ def ceilings(mesh: jax.sharding.Mesh) -> Iterator[Task]:
         yield Task(f"matrix product, {jnp.dtype(dtype).name}", partial(product, a), 0, flops=2.0 * side**3)
 
 
-def training(config: ml_collections.ConfigDict, dataset: systems.Data, mesh: jax.sharding.Mesh) -> Iterator[Task]:
-    """Optimiser steps as a run takes them, and the batches that they are given."""
-    trainer, state = build_trainer(config, dataset), initial_state(config, dataset, mesh)
-    states = ensemble.stack([jax.tree.map(jnp.copy, state)])
-    feed = build_feed([config], dataset, mesh, states)
-    batch, active = feed.batch(0, "vmap"), np.ones(1, bool)
-    call = ensemble.compiled("vmap", trainer, mesh, size=1)
+def training(runs: Sequence[ml_collections.ConfigDict], dataset: systems.Data, mesh: jax.sharding.Mesh, kind: str = "vmap") -> Iterator[Task]:
+    """Optimiser steps as runs take them that train together by a program of `kind` (see `ensemble.compiled`), and the batches that they are given."""
+    trainer = build_trainer(runs[0], dataset, *runs[1:])
+    states = ensemble.stack([jax.tree.map(jnp.copy, initial_state(run, dataset, mesh)) for run in runs])
+    feed = build_feed(runs, dataset, mesh, states)
+    batch, active = feed.batch(0, kind), np.ones(len(runs), bool)
+    call = ensemble.compiled(kind, trainer, mesh, len(runs))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (states, batch, active))
     began = time.perf_counter()
     compiled = call.lower(*shapes).compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
-    held = [jax.device_put(states, ensemble.state_sharding("vmap", mesh))]
+    held = [jax.device_put(states, ensemble.state_sharding(kind, mesh))]
 
     def steps():
         held[0], metrics = compiled(held[0], batch, active)
         return metrics
 
     one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
-    images = plan_of(config, dataset).steps_per_call * phase(config).batch_size
+    images = len(runs) * plan_of(runs[0], dataset).steps_per_call * phase(runs[0]).batch_size
+    flops = len(runs) * matrix_flops(trainer.steps, one(states), one(batch)) / mesh.size
     arrays = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes if memory else None
-    yield Task("training", steps, images, seconds, matrix_flops(trainer.steps, one(states), one(batch)) / mesh.size, arrays)
-    yield Task("batches for it", lambda: feed.batch(0, "vmap"), images)
+    yield Task("training", steps, images, seconds, flops, arrays)
+    yield Task("batches for it", lambda: feed.batch(0, kind), images)
 
 
 def uses(config: ml_collections.ConfigDict, dataset: systems.Data, mesh: jax.sharding.Mesh) -> Iterator[Task]:

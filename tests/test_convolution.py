@@ -1,6 +1,7 @@
 """The fast convolutions are the same functions as XLA's, in value and in gradient."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,6 +26,30 @@ def test_matrix_product_equals_native(key, name):
         np.testing.assert_allclose(form(x, kernel), native(x, kernel), atol=1e-4)
         for ours, theirs in zip(jax.tree.leaves(value_and_gradients(form)), jax.tree.leaves(value_and_gradients(native))):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("most, groups", [(1, 1), (1 / 2.5, 3), (1e-9, 6)])
+@pytest.mark.parametrize("name, num_bytes", [("strided", 4 * 6 * 2 * 2 * 16 * 5), ("transposed", 4 * 6 * 4 * 4 * 16 * 2), ("same", 4 * 6 * 4 * 4 * 9 * 2)])
+def test_groups_of_images_change_nothing(monkeypatch, key, name, num_bytes, most, groups):
+    """Value and both gradients; and there are as many groups as the patches of one may be large."""
+    _, fast, native = FORMS[name]
+    monkeypatch.setattr(conv, "MOST_BYTES_OF_PATCHES", most * num_bytes)
+    x = jax.random.normal(key, (6, 4, 4, 5))
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (*((3, 3) if name == "same" else (4, 4)), 5, 2))
+    probe = jax.random.normal(jax.random.fold_in(key, 2), native(x, kernel).shape)
+    value_and_gradients = lambda f: jax.value_and_grad(lambda x, k: (f(x, k) * probe).sum(), argnums=(0, 1))
+    for ours, theirs in zip(*(jax.tree.leaves(value_and_gradients(f)(x, kernel)) for f in (fast, native))):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    loops = [e.params["length"] for e in jaxprs(jax.make_jaxpr(value_and_gradients(fast))(x, kernel).jaxpr) if e.primitive.name == "scan"]
+    assert set(loops) == ({groups} if groups > 1 else set())
+
+
+def jaxprs(jaxpr):
+    """The equations of a jaxpr and of those within."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from jaxprs(inner)
 
 
 def test_transposed_convolution_is_the_adjoint_of_the_strided_one(key):

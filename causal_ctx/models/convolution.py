@@ -8,7 +8,9 @@ products written here are as fast in a loop as out of it.
 Letters: B batch, H, W height and width of the input, C input channels, O output channels.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+MOST_BYTES_OF_PATCHES = 1 << 22  # laid out at once on a CPU: its caches are several times as fast as its memory
 
 
 def torch_uniform(fan_in: int, gain: float = 1.0):
@@ -47,24 +50,21 @@ def same_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def strided_conv_as_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`strided_conv` as one matrix product on the patches that the kernel sees."""
-    b, h, w, _ = x.shape
-    return jnp.einsum("nk,ok->no", _unfold(x), _rows(kernel.swapaxes(2, 3))).reshape(b, h // 2, w // 2, -1)
+    return _gathered(BY_TWO, x, _rows(kernel.swapaxes(2, 3)))
 
 
 def transposed_conv_as_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`transposed_conv` as one matrix product to all 16 taps, and the sum of the taps of each pixel."""
-    b, h, w, c = x.shape
-    return _fold(x.reshape(-1, c) @ _rows(kernel), (b, 2 * h, 2 * w, kernel.shape[-1]))
+    return _scattered(BY_TWO, x, _rows(kernel))
 
 
 def same_conv_as_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`same_conv` as one matrix product to all nine taps, and the sum of the taps of each pixel. For its gradient it keeps x, and no patches."""
-    taps = kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[-1], -1)  # few rows, as in `_rows`
-    return _fold_same(x @ taps)
+    """`same_conv` as one matrix product to all nine taps, and the sum of the taps of each pixel."""
+    return _scattered(BY_ONE, x, kernel[::-1, ::-1].transpose(2, 0, 1, 3).reshape(x.shape[-1], -1))
 
 
 def _rows(kernel: jax.Array) -> jax.Array:
-    """A kernel [4, 4, C, O] as [C, 16O] in the order of `_unfold`: first the 2x2 block, then the pixel within it.
+    """A kernel [4, 4, C, O] as [C, 16O] in the order of `BY_TWO`: first the 2x2 block, then the pixel within it.
 
     Few rows, many columns: on CPU the gradient with respect to such a matrix is several times faster than that of its transpose.
     """
@@ -72,49 +72,120 @@ def _rows(kernel: jax.Array) -> jax.Array:
     return kernel.reshape(2, 2, 2, 2, c, o).transpose(4, 0, 2, 1, 3, 5).reshape(c, 16 * o)
 
 
-@jax.custom_vjp
-def _unfold(x: jax.Array) -> jax.Array:
-    """Patches 4x4, stride 2, padding 1, of x [B, H, W, C] -> [BHW/4, 16C], by space-to-depth and four shifted slices."""
+def _unfold_by_two(x: jax.Array) -> jax.Array:
+    """Patches 4x4, stride 2, padding 1, of x [B, H, W, C] -> [B, H/2, W/2, 16C], by space-to-depth and four shifted slices."""
     b, h, w, c = x.shape
     rows, columns = h // 2, w // 2
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    x = x.reshape(b, rows + 1, 2, columns + 1, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, rows + 1, columns + 1, 4 * c)
-    patches = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in (0, 1) for j in (0, 1)], axis=-1)
-    return patches.reshape(-1, 16 * c)
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(b, rows + 1, 2, columns + 1, 2 * c).transpose(0, 1, 3, 2, 4)
+    blocks = [jnp.stack([x[:, i : i + rows, j : j + columns] for j in (0, 1)], axis=3) for i in (0, 1)]
+    return jnp.stack(blocks, axis=3).reshape(b, rows, columns, 16 * c)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _fold(patches: jax.Array, shape: tuple[int, int, int, int]) -> jax.Array:
-    """The transpose of `_unfold`: every pixel of [B, H, W, C] is the sum of its entries in the patches [BHW/4, 16C]."""
-    b, h, w, c = shape
-    rows, columns = h // 2, w // 2
+def _fold_by_two(patches: jax.Array) -> jax.Array:
+    """The transpose of `_unfold_by_two`: every pixel of [B, H, W, C] is the sum of its entries in the patches [B, H/2, W/2, 16C]."""
+    b, rows, columns, c = *patches.shape[:3], patches.shape[3] // 16
     patches = patches.reshape(b, rows, columns, 2, 2, 4 * c)
-    blocks = sum(jnp.pad(patches[:, :, :, i, j], ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for i in (0, 1) for j in (0, 1))
-    image = blocks.reshape(b, rows + 1, columns + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h + 2, w + 2, c)
+    blocks = jnp.zeros((b, rows + 1, columns + 1, 4 * c), patches.dtype)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        blocks = blocks.at[:, i : i + rows, j : j + columns].add(patches[:, :, :, i, j])
+    image = blocks.reshape(b, rows + 1, columns + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * rows + 2, 2 * columns + 2, c)
     return image[:, 1:-1, 1:-1]
 
 
-@jax.custom_vjp
-def _unfold_same(x: jax.Array) -> jax.Array:
+def _unfold_by_one(x: jax.Array) -> jax.Array:
     """Patches 3x3, stride 1, padding 1, of x [B, H, W, C] -> [B, H, W, 9C]."""
-    h, w = x.shape[1:3]
+    b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return jnp.concatenate([x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=-1)
+    return jnp.stack([x[:, i : i + h, j : j + w] for i in range(3) for j in range(3)], axis=3).reshape(b, h, w, 9 * c)
 
 
-@jax.custom_vjp
-def _fold_same(patches: jax.Array) -> jax.Array:
-    """The transpose of `_unfold_same`: every pixel of [B, H, W, C] is the sum of its entries in the patches [B, H, W, 9C]."""
-    taps = jnp.split(patches, 9, axis=-1)
-    image = sum(jnp.pad(taps[3 * i + j], ((0, 0), (i, 2 - i), (j, 2 - j), (0, 0))) for i in range(3) for j in range(3))
+def _fold_by_one(patches: jax.Array) -> jax.Array:
+    """The transpose of `_unfold_by_one`: every pixel of [B, H, W, C] is the sum of its entries in the patches [B, H, W, 9C]."""
+    b, h, w, c = *patches.shape[:3], patches.shape[3] // 9
+    patches = patches.reshape(b, h, w, 9, c)
+    image = jnp.zeros((b, h + 2, w + 2, c), patches.dtype)
+    for tap in range(9):
+        i, j = divmod(tap, 3)
+        image = image.at[:, i : i + h, j : j + w].add(patches[:, :, :, tap])
     return image[:, 1:-1, 1:-1]
 
 
-# Each is the other's gradient: XLA would derive slower forms.
-_unfold.defvjp(lambda x: (_unfold(x), x.shape), lambda shape, gradient: (_fold(gradient, shape),))
-_fold.defvjp(lambda patches, shape: (_fold(patches, shape), None), lambda shape, _, gradient: (_unfold(gradient),))
-_unfold_same.defvjp(lambda x: (_unfold_same(x), None), lambda _, gradient: (_fold_same(gradient),))
-_fold_same.defvjp(lambda patches: (_fold_same(patches), None), lambda _, gradient: (_unfold_same(gradient),))
+class Patches(NamedTuple):
+    """The T pixels that a kernel sees at each of its places [h, w]: images [B, H, W, C] -> patches [B, h, w, TC] by `unfold`, and its transpose `fold`."""
+
+    unfold: Callable[[jax.Array], jax.Array]
+    fold: Callable[[jax.Array], jax.Array]
+
+
+BY_TWO, BY_ONE = Patches(_unfold_by_two, _fold_by_two), Patches(_unfold_by_one, _fold_by_one)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gathered(seen: Patches, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Patches of x [B, H, W, C] times rows [O, TC] -> [B, h, w, O]."""
+    return _by_groups(lambda x: _times_transposed(seen.unfold(x), rows), seen.unfold, x)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scattered(seen: Patches, x: jax.Array, rows: jax.Array) -> jax.Array:
+    """x [B, h, w, C] times rows [C, TO], summed over the patches that hold a pixel -> [B, H, W, O]. Its gradient is a `_gathered`, and the other way round."""
+    return _by_groups(lambda x: seen.fold(x @ rows), lambda x: x @ rows, x)
+
+
+def _gathered_gradient(seen: Patches, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, rows = kept
+    of_both = lambda x, gradient: (seen.fold(gradient @ rows), _outer(gradient, seen.unfold(x)))
+    return _by_groups(of_both, lambda x, _: seen.unfold(x), x, gradient)
+
+
+def _scattered_gradient(seen: Patches, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, rows = kept
+
+    def of_both(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        patches = seen.unfold(gradient)
+        return _times_transposed(patches, rows), _outer(x, patches)
+
+    return _by_groups(of_both, lambda _, gradient: seen.unfold(gradient), x, gradient)
+
+
+# XLA would derive slower gradients, and keep the patches of a whole step in memory.
+_gathered.defvjp(lambda seen, *args: (_gathered(seen, *args), args), _gathered_gradient)
+_scattered.defvjp(lambda seen, *args: (_scattered(seen, *args), args), _scattered_gradient)
+
+
+def _times_transposed(patches: jax.Array, rows: jax.Array) -> jax.Array:
+    """patches [B, h, w, K] times rows [O, K] -> [B, h, w, O]."""
+    return jnp.einsum("bhwk,ok->bhwo", patches, rows)
+
+
+def _outer(x: jax.Array, patches: jax.Array) -> jax.Array:
+    """Sum over all places of x [B, h, w, O] times patches [B, h, w, K] -> [O, K]."""
+    if patches.shape[-1] < 128:  # XLA transposes x first, which pays where the product is large
+        return jnp.einsum("no,nk->ok", x.reshape(-1, x.shape[-1]), patches.reshape(-1, patches.shape[-1]))
+    return jnp.einsum("bhwo,bhwk->ok", x, patches)
+
+
+def _by_groups(function: Callable, patches: Callable, *images: jax.Array):
+    """`function` of `images`, arrays [B, ...], in as many equal groups as let the `patches` of one stay in the cache, one after the other.
+
+    Results [B, H, W, C] are joined; others are sums over images, and are summed.
+    """
+    num, held = len(images[0]), jax.eval_shape(patches, *images)
+    num_bytes = held.size * held.dtype.itemsize
+    groups = next(n for n in range(1, num + 1) if num % n == 0 and (num_bytes <= n * MOST_BYTES_OF_PATCHES or n == num))
+    if groups == 1:
+        return function(*images)
+    parts = [part.reshape(groups, num // groups, *part.shape[1:]) for part in images]
+    is_sum = lambda result: len(result.shape) != 4
+    results, tree = jax.tree.flatten(jax.eval_shape(function, *(part[0] for part in parts)))
+
+    def step(totals, part):
+        found = jax.tree.leaves(function(*part))
+        return [t + f for t, f in zip(totals, filter(is_sum, found))], [f for f in found if not is_sum(f)]
+
+    totals, joined = jax.lax.scan(step, [jnp.zeros(r.shape, r.dtype) for r in results if is_sum(r)], parts)
+    totals, joined = iter(totals), iter(joined)
+    return tree.unflatten([next(totals) if is_sum(r) else next(joined).reshape(num, *r.shape[1:]) for r in results])
 
 
 def _strided_conv_native(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -42,7 +42,7 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Ima
             axis.tick_params(labelleft=i % columns == 0, labelbottom=i // columns == lines - 1)
     figure.supxlabel("noise of", fontsize=FONT_POINTS, color=INK)
     figure.supylabel("heard by", fontsize=FONT_POINTS, color=INK)
-    return _image(figure)
+    return image(figure)
 
 
 def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None, keys: list[str] | None = None) -> Image.Image:
@@ -55,7 +55,7 @@ def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None,
         _curves(axis, key, records)
     if len(records) > 1:
         _legend(figure, dict(zip(records, (dict(color=colour) for colour in colours(len(records))))))
-    return _image(figure)
+    return image(figure)
 
 
 def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floor") -> Image.Image:
@@ -81,10 +81,10 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floo
             _bars(axis, [(p.x, p.ours) for p in line], shift, color=shades[label], marker="o", markersize=4)
             _bars(axis, [(p.x, p.published) for p in line], shift + step, **PUBLISHED | {"color": hollow[label]})
             axis.plot(*np.reshape([(p.x, p.floor.mean) for p in line if p.floor], (-1, 2)).T, **FLOOR)
-        _along(axis, sorted({p.x for p in points}), x_name)
-        _finish(axis, title)
+        along(axis, sorted({p.x for p in points}), x_name)
+        finish(axis, title)
     _legend(figure, keys)
-    return _image(figure)
+    return image(figure)
 
 
 def colours(num: int) -> list:
@@ -122,7 +122,7 @@ def _bars(axis: Axes, estimates: list, shift: float, **style) -> None:
     axis.update_datalim([*zip(x, mean - spread), *zip(x, mean + spread)])  # which shifted marks do not do
 
 
-def _along(axis: Axes, values: list[float], name: str) -> None:
+def along(axis: Axes, values: list[float], name: str) -> None:
     """The x axis: a tick at every value; logarithmic over a decade or more, linear about 0 where the values hold it."""
     positive = [abs(v) for v in values if v]
     if positive and max(positive) >= 10 * min(positive):
@@ -133,7 +133,7 @@ def _along(axis: Axes, values: list[float], name: str) -> None:
     axis.set_xlabel(name, fontsize=FONT_POINTS, color=INK)
 
 
-def _finish(axis: Axes, title: str) -> None:
+def finish(axis: Axes, title: str) -> None:
     """Title, ticks and grid as every panel has them."""
     axis.patch.set_alpha(0)
     axis.set_title(title, fontsize=FONT_POINTS, color=INK, loc="left")
@@ -177,7 +177,7 @@ def _curves(axis: Axes, key: str, records: dict[str, list[list[dict]]]) -> None:
     axis.set_xlabel("images seen", fontsize=FONT_POINTS, color=INK)
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_major_locator(MaxNLocator(4))
-    _finish(axis, _title(key))
+    finish(axis, _title(key))
 
 
 def terms(records: dict[str, list[list[dict]]]) -> list[str]:
@@ -205,7 +205,8 @@ def _title(key: str) -> str:
     return " ".join(filter(None, words)).replace("_", " ") + (f", {unit}" if unit else "")
 
 
-def _image(figure: Figure) -> Image.Image:
+def image(figure: Figure) -> Image.Image:
+    """The figure as a picture, on a transparent ground."""
     figure.patch.set_alpha(0)
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)

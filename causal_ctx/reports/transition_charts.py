@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from causal_ctx.reports.canvas import INK
-from causal_ctx.reports.charts import COLOURS, DPI, FLOOR, FONT_POINTS, SHADES, _finish, _image, _panels
+from causal_ctx.reports.charts import COLOURS, DPI, FLOOR, FONT_POINTS, SHADES, _panels, finish, image
 
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#7a3a08", "#e07b28", "#f1f4f8", "#3a86c8", "#1b3f70"])
 MARKERS = ("^", "v")  # actions that raise a factor, that lower it
@@ -44,7 +44,7 @@ def graphs(maps: dict[str, np.ndarray], difference: tuple[str, np.ndarray], axes
     axes[0].set_ylabel(axes_names[0], fontsize=FONT_POINTS, color=INK)
     _scale(figure, shown[0], list(axes[:-1]))
     _scale(figure, shown[-1], [axes[-1]])
-    return _image(figure)
+    return image(figure)
 
 
 def usage(shares: dict[str, np.ndarray]) -> Image.Image:
@@ -54,11 +54,11 @@ def usage(shares: dict[str, np.ndarray]) -> Image.Image:
         ordered = np.sort(own)[::-1]
         axis.bar(np.arange(1, len(ordered) + 1), ordered, width=0.85, color=COLOURS[0])
         axis.axhline(1 / len(ordered), **FLOOR)
-        _finish(axis, title)
+        finish(axis, title)
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set_xlabel("codes by use", fontsize=FONT_POINTS, color=INK)
-    return _image(figure)
+    return image(figure)
 
 
 def confusion(shares: np.ndarray, names: tuple[str, ...]) -> Image.Image:
@@ -76,7 +76,7 @@ def confusion(shares: np.ndarray, names: tuple[str, ...]) -> Image.Image:
     for i, j in zip(*np.nonzero(np.nan_to_num(shares) >= 0.005)):
         colour = "white" if shares[i, j] > 0.55 else "#2b3340"
         axis.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=max(3.5, min(7.0, 140 / number)), color=colour)
-    return _image(figure)
+    return image(figure)
 
 
 def by_frequency(points: list[Point], chance: float | None = None) -> Image.Image:
@@ -91,12 +91,12 @@ def by_frequency(points: list[Point], chance: float | None = None) -> Image.Imag
     axis.update_datalim([(p.frequency, y) for p in points for y in p.interval or [p.accuracy]])
     axis.margins(x=0.15, y=0.08)
     axis.autoscale_view()
-    _finish(axis, "")
+    finish(axis, "")
     for along, name in ((axis.xaxis, "share of the training pairs"), (axis.yaxis, "accuracy on test pairs")):
         along.set_major_formatter(PercentFormatter(1, decimals=None))
         along.set_label_text(name, fontsize=FONT_POINTS, color=INK)
     _points(figure, axis, points)
-    return _image(figure)
+    return image(figure)
 
 
 def places(anchors: np.ndarray, sizes: np.ndarray, bars: np.ndarray, inside: np.ndarray, gap: float) -> np.ndarray:
