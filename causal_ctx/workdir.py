@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import jax
@@ -71,17 +72,20 @@ def _score_and_report(config: ml_collections.ConfigDict, dataset: systems.Data, 
 
 def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
     """Writes results.json of the trained run in `workdir`. Raises WorkdirError where its images are not finite."""
+    began = time.monotonic()
     try:
         results = evaluate(config, dataset, workdir)
     except NonFiniteImagesError as error:
         raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
     if parallel.is_first_process():
         write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    LOG.info("Scored %s in %s.", workdir, duration(time.monotonic() - began))
 
 
 def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     """Prints the table and writes tables, figures and page of the run in `workdir`, or of all runs in folders directly below it."""
     del config  # every run carries its own
+    began = time.monotonic()
     folder = reading.read_folder(workdir)
     diverged = [f"{name} diverged: {sentence}" for name, sentence in folder.diverged.items()]
     if diverged and not folder.evaluated:
@@ -96,6 +100,7 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     if folder.unfinished:
         print(f"{folder.unfinished} run(s) are not finished.")
     print(f"\nReport: {written}")
+    LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
 
 
 def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> systems.Data:

@@ -79,7 +79,9 @@ class Predictor(NamedTuple):
             z = parallel.place(self.mesh, noise[columns], axis=0)
             for rows in _groups(len(sets), -(-len(sets) // calls)):
                 chosen = jax.tree.map(lambda leaf, rows=rows: leaf[rows], statistics)
-                images[np.ix_(rows, columns)] = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size), self.mesh)
+                found = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size), self.mesh)
+                own = tuple(slice(indices[0], indices[-1] + 1) for indices in (rows, columns))
+                images[own] = found[: own[0].stop - own[0].start, : own[1].stop - own[1].start]
         return images
 
     def reconstruct(self, targets: np.ndarray, images: np.ndarray) -> np.ndarray:
