@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_sizes DIR        (not a pytest test, whose session pretends to have eight devices)
 
-Writes sizes.json and sizes.png into DIR. All programs of a panel take their turns together. Images are random bytes, and a step is one micro-batch, so that
-`micro-batch` is what is normalised and held together. "map" trains runs one after the other within a program, "vmap" side by side.
+Writes sizes.json and sizes.png into DIR. All programs of a panel take their turns together. Images are random bytes; a step is one micro-batch, so that
+`micro-batch` is what is normalised and held together, and a call has IMAGES_PER_CALL of every run, or one micro-batch. "map" trains runs one after the other within a program, "vmap" side by side.
 """
 
 import copy
@@ -25,6 +25,7 @@ from causal_ctx.data import ContextData, from_contexts
 from causal_ctx.reports import charts
 from causal_ctx.reports.canvas import on_white
 
+IMAGES_PER_CALL = 512  # so that what a call costs by itself, as memory that it touches for the first time, weighs as little as in a run
 BASE = {"micro-batch": 64, "concepts": 6, "pixels a side": 32, "runs": 1}
 SIZES = {
     "micro-batch": (64, 128, 256, 512, 1024, 2048, 4096),
@@ -53,26 +54,27 @@ def main(folder: Path) -> None:
 
 def task(sizes: dict[str, int], kind: str) -> bench.Task:
     """Training at one point, compiled."""
-    dataset, runs = random_data(sizes["concepts"], sizes["pixels a side"]), list(members(sizes))
+    runs = list(members(sizes))
+    dataset = random_data(sizes["concepts"], sizes["pixels a side"], runs[0].train.steps_per_call * runs[0].train.batch_size)
     found, _ = bench.training(runs, dataset, parallel.data_mesh(), kind)
     return dataclasses.replace(found, name=f"{sizes} {kind}")
 
 
 def members(sizes: dict[str, int]) -> Iterator[ml_collections.ConfigDict]:
-    """One config per run, of one step a call."""
+    """One config per run."""
     config = configs.resize(configs.default(), "cpu")
     config.data.resolution = sizes["pixels a side"]
-    config.train.update(batch_size=sizes["micro-batch"], micro_batch=sizes["micro-batch"], steps_per_call=1)
+    config.train.update(batch_size=sizes["micro-batch"], micro_batch=sizes["micro-batch"], steps_per_call=max(1, IMAGES_PER_CALL // sizes["micro-batch"]))
     for seed in range(sizes["runs"]):
         run = copy.deepcopy(config)
         run.seed = seed
         yield run
 
 
-def random_data(concepts: int, pixels: int) -> ContextData:
-    """Random bytes in `concepts` + 1 contexts."""
-    rng = np.random.default_rng(0)
-    return from_contexts({name: rng.integers(0, 256, (8, pixels, pixels, 3), np.uint8) for name in ("obs", *(f"c{k}" for k in range(concepts)))})
+def random_data(concepts: int, pixels: int, images: int) -> ContextData:
+    """About so many training images, random bytes, in `concepts` + 1 contexts."""
+    rng, rows = np.random.default_rng(0), round(images / (concepts + 1) / 0.7)
+    return from_contexts({name: rng.integers(0, 256, (rows, pixels, pixels, 3), np.uint8) for name in ("obs", *(f"c{k}" for k in range(concepts)))})
 
 
 def row(size: int, task: bench.Task) -> dict:
