@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from causal_ctx import parallel
 from causal_ctx.models import convolution as conv
 
 FORMS = {
@@ -42,6 +43,19 @@ def test_groups_of_images_change_nothing(monkeypatch, key, name, num_bytes, most
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
     loops = [e.params["length"] for e in jaxprs(jax.make_jaxpr(value_and_gradients(fast))(x, kernel).jaxpr) if e.primitive.name == "scan"]
     assert set(loops) == ({groups} if groups > 1 else set())
+
+
+@pytest.mark.parametrize("name, bytes_an_image", [("strided", 4 * 2 * 2 * 16 * 3), ("transposed", 4 * 4 * 4 * 16 * 2), ("same", 4 * 4 * 4 * 9 * 2)])
+def test_groups_leave_images_on_their_devices(monkeypatch, key, name, bytes_an_image):
+    """Images that are split over devices are split in every group that has one for each: none is gathered, only gradients of the kernel are summed."""
+    mesh = parallel.data_mesh()
+    x, kernel = jax.random.normal(key, (4 * mesh.size, 4, 4, 3)), jax.random.normal(key, (*((3, 3) if name == "same" else (4, 4)), 3, 2))
+    monkeypatch.setattr(conv, "MOST_BYTES_OF_PATCHES", mesh.size * bytes_an_image)
+    loss = lambda x, kernel: (FORMS[name][1](x, kernel) ** 2).sum()
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=(parallel.split(mesh, axis=0), parallel.replicated(mesh)))
+    text = gradient.lower(x, kernel).compile().as_text()
+    assert "while(" in text
+    assert mesh.size == 1 or ("all-reduce" in text and "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text)
 
 
 def jaxprs(jaxpr):

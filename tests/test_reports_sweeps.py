@@ -135,7 +135,7 @@ def test_a_sweep_gets_a_figure_per_numeric_axis_and_protocol(shown, tmp_path):
 
 def test_a_plot_shows_ours_published_and_floor_and_keeps_every_bar_within_its_limits(monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "_image", lambda figure: drawn.append(figure) or Image.new("RGBA", (1, 1)))
+    monkeypatch.setattr(charts, "image", lambda figure: drawn.append(figure) or Image.new("RGBA", (1, 1)))
     points = [ablations.Point(x, Estimate(0.1), Estimate(0.5, 0.2, 5), Estimate(0.01)) for x in (0, 1, 10, 100)]
     charts.ablation({"Composition": {"cm": points}}, "objective.group_penalty")
     axis = drawn[0].axes[0]
@@ -151,7 +151,7 @@ def test_a_plot_shows_ours_published_and_floor_and_keeps_every_bar_within_its_li
 
 def test_published_points_have_a_colour_of_their_own_beside_one_line_and_that_of_their_line_beside_several(monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "_image", drawn.append)
+    monkeypatch.setattr(charts, "image", drawn.append)
     points = [ablations.Point(x, Estimate(0.1, 0.01, 3), Estimate(0.2, 0.01, 5), None) for x in (1, 2)]
     for names, expected in (("a", charts.COLOURS[:2]), ("ab", [charts.COLOURS[i] for i in (0, 0, 1, 1)])):
         charts.ablation({"Concept": dict.fromkeys(names, points)}, "x")
@@ -170,7 +170,7 @@ def test_the_training_of_every_member_is_drawn(shown, tmp_path, monkeypatch):
 
 def test_seeds_share_a_colour_and_many_labels_have_distinct_ones(monkeypatch):
     drawn = []
-    monkeypatch.setattr(charts, "_image", drawn.append)
+    monkeypatch.setattr(charts, "image", drawn.append)
     log = [{"images": i, "train/loss_nats": float(i)} for i in range(50)]
     charts.curves({"a": [log, log], "b": [log]})
     lines = drawn[0].axes[0].get_lines()

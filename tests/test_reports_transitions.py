@@ -165,7 +165,7 @@ def charted(monkeypatch) -> list:
     """The matplotlib figures that are made, in place of rendering them."""
     made = []
     for module in (charts, transition_charts):
-        monkeypatch.setattr(module, "_image", lambda figure: made.append(figure) or Image.new("RGBA", (4, 4)))
+        monkeypatch.setattr(module, "image", lambda figure: made.append(figure) or Image.new("RGBA", (4, 4)))
     return made
 
 

@@ -3,7 +3,7 @@
 The strided and the transposed one have kernel 4x4, stride 2 and padding 1, the one that keeps the size kernel 3x3 and padding 1. All are exact: the same
 function as `lax.conv_general_dilated`. On accelerators that is what runs. On CPU XLA's gradients of strided and transposed convolutions take a slow path, and so
 does every convolution inside of a loop that is compiled with it, as a scan over training steps is: 3x3 ones were 40 times slower there than outside. The matrix
-products written here are as fast in a loop as out of it.
+products written here are as fast in a loop as out of it, and take images in groups, because the patches that they lay out are nine or four times as large as these.
 
 Letters: B batch, H, W height and width of the input, C input channels, O output channels.
 """
@@ -175,17 +175,17 @@ def _by_groups(function: Callable, patches: Callable, *images: jax.Array):
     groups = next(n for n in range(1, num + 1) if num % n == 0 and (num_bytes <= n * MOST_BYTES_OF_PATCHES or n == num))
     if groups == 1:
         return function(*images)
-    parts = [part.reshape(groups, num // groups, *part.shape[1:]) for part in images]
-    is_sum = lambda result: len(result.shape) != 4
-    results, tree = jax.tree.flatten(jax.eval_shape(function, *(part[0] for part in parts)))
+    parts = [part.reshape(num // groups, groups, *part.shape[1:]) for part in images]  # a group has images of every device that holds some
+    shapes, tree = jax.tree.flatten(jax.eval_shape(function, *(part[:, 0] for part in parts)))
+    is_sum = [len(shape.shape) != 4 for shape in shapes]
 
-    def step(totals, part):
-        found = jax.tree.leaves(function(*part))
-        return [t + f for t, f in zip(totals, filter(is_sum, found))], [f for f in found if not is_sum(f)]
+    def add_group(i: int, results: list[jax.Array]) -> list[jax.Array]:
+        found = jax.tree.leaves(function(*(lax.dynamic_index_in_dim(part, i, axis=1, keepdims=False) for part in parts)))
+        return [r + f if summed else lax.dynamic_update_index_in_dim(r, f, i, axis=1) for r, f, summed in zip(results, found, is_sum)]
 
-    totals, joined = jax.lax.scan(step, [jnp.zeros(r.shape, r.dtype) for r in results if is_sum(r)], parts)
-    totals, joined = iter(totals), iter(joined)
-    return tree.unflatten([next(totals) if is_sum(r) else next(joined).reshape(num, *r.shape[1:]) for r in results])
+    start = [jnp.zeros(s.shape if summed else (num // groups, groups, *s.shape[1:]), s.dtype) for s, summed in zip(shapes, is_sum)]
+    results = lax.fori_loop(0, groups, add_group, start)
+    return tree.unflatten([r if summed else r.reshape(num, *r.shape[2:]) for r, summed in zip(results, is_sum)])
 
 
 def _strided_conv_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
