@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_sizes DIR        (not a pytest test, whose session pretends to have eight devices)
 
 Writes sizes.json and sizes.png into DIR. All programs of a panel take their turns together. Images are random bytes; a step is one micro-batch, so that
-`micro-batch` is what is normalised and held together, and a call has IMAGES_PER_CALL of every run, or one micro-batch. "map" trains runs one after the other within a program, "vmap" side by side.
+`micro-batch` is what is normalised and held together, and a call has IMAGES_PER_CALL of every run, or one micro-batch. "map" trains runs one after the other within a
+program, "vmap" side by side.
 """
 
 import copy
@@ -28,7 +29,7 @@ from causal_ctx.reports.canvas import on_white
 IMAGES_PER_CALL = 512  # so that what a call costs by itself, as memory that it touches for the first time, weighs as little as in a run
 BASE = {"micro-batch": 64, "concepts": 6, "pixels a side": 32, "runs": 1}
 SIZES = {
-    "micro-batch": (64, 128, 256, 512, 1024, 2048, 4096),
+    "micro-batch": (64, 256, 1024, 4096),
     "concepts": (2, 4, 8, 16, 32),
     "pixels a side": (32, 64, 128),
     "runs": (1, 2, 4, 8),
@@ -92,13 +93,12 @@ def picture(measured: dict[str, dict[str, list[dict]]]):
         for colour, (kind, rows) in zip(charts.COLOURS, kinds.items()):
             sizes, rates = [point["size"] for point in rows], np.array([np.quantile(point["images_per_second"], (0, 0.5, 1)) for point in rows]).T
             speed.errorbar(sizes, rates[1], np.abs(rates[[0, 2]] - rates[1]), color=colour, marker="o", markersize=4, capsize=2, linewidth=1.3, label=kind)
-            memory.plot(sizes, [point["memory_bytes"] for point in rows], color=colour, marker="o", markersize=4, linewidth=1.3)
-        for axis, title in ((speed, "images/s"), (memory, "memory, bytes")):
+            memory.plot(sizes, [point["memory_bytes"] / 2**20 for point in rows], color=colour, marker="o", markersize=4, linewidth=1.3)
+        for axis, title in ((speed, "images/s"), (memory, "memory, MiB")):
             charts.finish(axis, title)
             charts.along(axis, sizes, name)
             axis.yaxis.set_major_formatter(EngFormatter(sep=""))
             axis.set_ylim(bottom=0)
-        memory.set_yscale("log")
         if len(kinds) > 1:
             speed.legend(frameon=False, fontsize=charts.FONT_POINTS, labelcolor=charts.INK)
     return charts.image(figure)
