@@ -5,6 +5,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from causal_ctx import parallel
 from causal_ctx.models import convolution as conv
@@ -56,6 +57,18 @@ def test_groups_leave_images_on_their_devices(monkeypatch, key, name, bytes_an_i
     text = gradient.lower(x, kernel).compile().as_text()
     assert "while(" in text
     assert mesh.size == 1 or ("all-reduce" in text and "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_groups_work_where_every_device_computes_its_own(monkeypatch, key, name):
+    """As images are generated: under shard_map, whose checks of what differs between devices stay on."""
+    mesh = parallel.data_mesh()
+    x, kernel = jax.random.normal(key, (4 * mesh.size, 4, 4, 3)), jax.random.normal(key, (*((3, 3) if name == "same" else (4, 4)), 3, 2))
+    _, fast, native = FORMS[name]
+    monkeypatch.setattr(conv, "MOST_BYTES_OF_PATCHES", 1)
+    rows = parallel.split(mesh, axis=0).spec
+    own = jax.shard_map(fast, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)
+    np.testing.assert_allclose(own(x, kernel), native(x, kernel), rtol=1e-5, atol=1e-5)
 
 
 def jaxprs(jaxpr):

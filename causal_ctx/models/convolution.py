@@ -183,7 +183,8 @@ def _by_groups(function: Callable, patches: Callable, *images: jax.Array):
         found = jax.tree.leaves(function(*(lax.dynamic_index_in_dim(part, i, axis=1, keepdims=False) for part in parts)))
         return [r + f if summed else lax.dynamic_update_index_in_dim(r, f, i, axis=1) for r, f, summed in zip(results, found, is_sum)]
 
-    start = [jnp.zeros(s.shape if summed else (num // groups, groups, *s.shape[1:]), s.dtype) for s, summed in zip(shapes, is_sum)]
+    # like the images, so that under shard_map the sums differ from device to device as these do
+    start = [lax.full_like(images[0], 0, s.dtype, s.shape if summed else (num // groups, groups, *s.shape[1:])) for s, summed in zip(shapes, is_sum)]
     results = lax.fori_loop(0, groups, add_group, start)
     return tree.unflatten([r if summed else r.reshape(num, *r.shape[2:]) for r, summed in zip(results, is_sum)])
 
