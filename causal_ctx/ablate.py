@@ -5,7 +5,6 @@ from pathlib import Path
 
 import ml_collections
 
-from causal_ctx import parallel
 from causal_ctx.evaluation.interventions import contexts_to_score, subset_distances
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import Progress
@@ -29,8 +28,7 @@ def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> No
     run = load_run(workdir)
     with Progress("interventions", total=len(contexts_to_score(run.data))) as progress:
         scores = subset_distances(run.config, run.data, run.predictor, lambda name: progress.advance(1, name))
-    if parallel.is_first_process():
-        scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}
-        write_atomically(workdir / "interventions.json", json.dumps(scores, indent=2))
-        figures.save([interventions.picture(scores)], workdir / "figures")
-        print(interventions.table(scores))
+    scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}
+    write_atomically(workdir / "interventions.json", json.dumps(scores, indent=2))
+    figures.save([interventions.picture(scores)], workdir / "figures")
+    print(interventions.table(scores))

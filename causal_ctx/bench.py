@@ -65,11 +65,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> N
         tasks.append(torch_training(config, dataset))
     take_turns(tasks)
     results = described(config, tasks)
-    if parallel.is_first_process():
-        workdirs.make(workdir, {"bench.json": json.dumps(results, indent=2)})
-        print(formats.text(table(results)))
-        for line in ratios(results):
-            print(line)
+    workdirs.make(workdir, {"bench.json": json.dumps(results, indent=2)})
+    print(formats.text(table(results)))
+    for line in ratios(results):
+        print(line)
 
 
 def smaller(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -109,7 +108,7 @@ def training(runs: Sequence[ml_collections.ConfigDict], dataset: systems.Data, m
     began = time.perf_counter()
     compiled = call.lower(*shapes).compile()
     seconds, memory = time.perf_counter() - began, compiled.memory_analysis()
-    held = [jax.device_put(states, ensemble.state_sharding(kind, mesh))]
+    held = [parallel.laid_out(states, ensemble.state_sharding(kind, mesh))]
 
     def steps():
         held[0], metrics = compiled(held[0], batch, active)

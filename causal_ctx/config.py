@@ -31,6 +31,9 @@ def default(system: str = "context") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict({"seed": 0, "method": {"context": "cm_end_to_end", "transition": "ct_vae"}[system]})
     config.init_from = ""  # workdir of the trained run that cm_frozen, cm_fine_tune and ct_vae start from; empty: it is trained first
     {"context": _context, "transition": _transition}[system](config)
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.minutes = 10.0  # between checkpoints to resume from, at most; there is one at the end of every epoch in any case
+    config.checkpoint.every_epochs = 0  # that often one is kept for good, in checkpoints/kept; 0: never
     return config.lock()
 
 
@@ -64,6 +67,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
 
     config.objective = ml_collections.ConfigDict()
     config.objective.beta = 1.0  # weight of the KL
+    config.objective.moment_penalty = 0.0  # on how far a micro-batch's latents are from the prior in mean and second moments; 0, as published: none
     config.objective.group_penalty = 0.0  # on the block norms of the effective causal matrix
     config.objective.l2_penalty = 0.0  # on its Frobenius norm
 
@@ -81,7 +85,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
 def _phase(**published) -> ml_collections.ConfigDict:
     """How parameters are trained."""
     block = ml_collections.ConfigDict()
-    block.epochs = published["epochs"]  # an epoch draws as many examples as there are: images, or transitions for ct_vae
+    block.epochs = float(published["epochs"])  # or part of one; an epoch draws as many examples as there are: images, or transitions for ct_vae
     block.batch_size = published["batch_size"]  # examples per optimiser step, over all devices and micro-batches
     block.micro_batch = published["micro_batch"]  # examples that are of one context or mode, and whose statistics are normalised together
     block.learning_rate = published["learning_rate"]
@@ -214,6 +218,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     if config.keys() != default(system).keys():
         others = next(other for other in ("context", "transition") if config.keys() == default(other).keys())
         raise ConfigError(f"method is {config.method}, which is none of this config's system; choose one of {', '.join(of_system(others))}.")
+    _validate_types(flat(config.to_dict()), flat(default(system).to_dict()))
     for field, choices in CHOICES[system].items():
         if _get(config, field) not in choices:
             raise ConfigError(f"{field} is {_get(config, field)!r}; choose one of {', '.join(choices)}.")
@@ -223,6 +228,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     for field in NOT_NEGATIVE[system]:
         if not 0 <= _get(config, field) < math.inf:
             raise ConfigError(f"{field} is {_get(config, field)}; it must be finite and not negative.")
+    if not config.checkpoint.minutes > 0 or config.checkpoint.every_epochs < 0:
+        raise ConfigError(f"checkpoint has minutes {config.checkpoint.minutes} and every_epochs {config.checkpoint.every_epochs}; give a positive and no negative one.")
     for field in ("seed", "data.seed"):
         if _get(config, field) >= 2**32:
             raise ConfigError(f"{field} is {_get(config, field)}; give a number below 2^32.")
@@ -271,12 +278,27 @@ POSITIVE = {
     ).split(),
 }
 NOT_NEGATIVE = {
-    "context": "seed data.seed objective.beta objective.group_penalty objective.l2_penalty".split(),
+    "context": "seed data.seed objective.beta objective.moment_penalty objective.group_penalty objective.l2_penalty".split(),
     "transition": (
         "seed data.seed data.samples data.train_images data.held_out_images model.revival model.dropout model.actions_at_once objective.beta objective.gamma "
         "objective.identity objective.prior objective.size objective.positive evaluation.pairs evaluation.images"
     ).split(),
 }
+
+
+def _validate_types(fields: dict[str, object], published: dict[str, object]) -> None:
+    """A config written in Python can hold anything."""
+    for field, like in published.items():
+        value = fields.get(field)
+        fits = isinstance(value, tuple) and all(_fits(item, like[0]) for item in value) if isinstance(like, tuple) else _fits(value, like)
+        if not fits:
+            raise ConfigError(f"{field} is {value!r:.80}; it must be of the kind of {like!r}.")
+
+
+def _fits(value, like) -> bool:
+    """Whether `value` is of the kind of `like`: a whole number is a number, a truth value is none."""
+    kinds = (int, float) if isinstance(like, float) else type(like)
+    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
 
 
 def _validate_phase(name: str, t: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -309,6 +331,11 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
     if m.module_normalisation == "group" and m.concept_width < 2:
         raise ConfigError(f"model.concept_width is {m.concept_width}; group normalisation of one feature is constant, so give at least 2.")
+    if config.objective.moment_penalty and t.micro_batch < 2:
+        raise ConfigError(f"train.micro_batch is {t.micro_batch}, whose latents have no second moments to compare; give at least 2, or objective.moment_penalty 0.")
+    last = max((after for _, after in METHODS[config.method].trains if after), default=0)
+    if last and max(round(last * t.epochs), 1) >= t.epochs:
+        raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")
     if m.backbone == "conv64" and d.resolution % 16:
         raise ConfigError(f"data.resolution is {d.resolution}; the conv64 backbone halves it four times, so give a multiple of 16.")
     if m.backbone == "conv28" and d.resolution != 28:
@@ -377,7 +404,7 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         method = METHODS.get(fields.get("method"), METHODS["cm_end_to_end"])
         config = default(method.system)
         config.update({name: _tuples(value) for name, value in fields.items()})
-    except (KeyError, AttributeError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"The config cannot be read: {error}; was it written by another version?") from error
     return config
 

@@ -30,16 +30,12 @@ HOSTS = ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS", "JAX_NUM_PROCESSES")  # in whic
 def run(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
     """Prints the state of the machine, then loads and validates the data of `config`, if given. ConfigError (exit status 1) for data with errors."""
     del workdir  # nothing is written
-    lines = list(machine(config.data.cache_dir if config else ""))  # every process takes part, one prints
-    first = parallel.is_first_process()
-    if first:
-        print("\n".join(f"{name:<20} {value}" for name, value in lines))
+    print("\n".join(f"{name:<20} {value}" for name, value in machine(config.data.cache_dir if config else "")))
     if config is None:
         return
     dataset = load_data(config)
     described = systems.of(config).describe(config, dataset)
-    if first:
-        print(f"\n{systems.of(config).describe_text(described)}")
+    print(f"\n{systems.of(config).describe_text(described)}")
     workdirs.refuse_errors(described)
 
 

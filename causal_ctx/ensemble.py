@@ -31,7 +31,7 @@ def stack(trees: list) -> object:
 
 def member(tree, index: int, mesh: Mesh):
     """Member `index` of a stacked tree, replicated over `mesh`."""
-    return jax.device_put(jax.tree.map(lambda leaf: leaf[index], tree), parallel.replicated(mesh))
+    return parallel.laid_out(jax.tree.map(lambda leaf: leaf[index], tree), parallel.replicated(mesh))
 
 
 def steps_if_active(trainer: Trainer, state: TrainState, batches: Batch, active: jax.Array) -> tuple[TrainState, dict]:
@@ -89,8 +89,8 @@ def choose(kind: str, trainer: Trainer, mesh: Mesh, states: TrainState, place: C
         return before, make(before)
     LOG.info("Timing %d runs in one program: %s.", size, ", ".join(kinds))
     calls = {kind: make(kind) for kind in kinds}
-    seconds = {kind: call_seconds(calls[kind], jax.device_put(states, state_sharding(kind, mesh)), place(kind)) for kind in kinds}
-    best = min(seconds, key=seconds.get)
+    seconds = {kind: call_seconds(calls[kind], parallel.laid_out(states, state_sharding(kind, mesh)), place(kind)) for kind in kinds}
+    best = kinds[parallel.of_first(int(np.argmin([seconds[kind] for kind in kinds])))]
     LOG.info("%d runs in one program: %s; going on with %s.", size, ", ".join(f"{kind} {s:.2f} s a call" for kind, s in seconds.items()), best)
     return best, calls[best]
 

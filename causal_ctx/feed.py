@@ -99,7 +99,7 @@ class ImageFeed(Feed):
     def read(self, start: int, kind: str) -> tuple[jax.Array, jax.Array]:
         """(images [N, S, R, B, H, W, C], or their row numbers [N, S, R, B]; targets [N, S, R, B, K])."""
         axis = ensemble.batch_axis(kind)
-        contexts, indices = (share_of(part, axis) for part in self.draw(start))
+        contexts, indices = (parallel.own_share(part, axis) for part in self.draw(start))
         if self.rows is None:
             chosen = batches.gather(self.images, contexts, indices)
         else:
@@ -135,7 +135,8 @@ class CodeFeed(Feed):
     @functools.cached_property
     def held(self) -> Callable[[str], jax.Array]:
         """The codes where an ensemble of a kind has its states; placed once."""
-        return functools.cache(lambda kind: jax.device_put(self.codes, ensemble.state_sharding(kind, self.mesh)))
+        put = {"shard": parallel.place_rows}
+        return functools.cache(lambda kind: put.get(kind, parallel.everywhere)(self.mesh, self.codes))
 
     def draw(self, start: int) -> np.ndarray:
         """Rows before, rows after, actions and modes of all members and processes, int32 [4, N, S, R, B]."""
@@ -153,7 +154,7 @@ class CodeFeed(Feed):
     def read(self, start: int, kind: str) -> tuple[jax.Array, ...]:
         """Rows before, rows after, actions and modes, int32 [N, S, R, B] each."""
         axis = ensemble.batch_axis(kind)
-        return tuple(parallel.place(self.mesh, share_of(part, axis), axis) for part in self.draw(start))
+        return tuple(parallel.place(self.mesh, parallel.own_share(part, axis), axis) for part in self.draw(start))
 
     def finish(self, read: tuple[jax.Array, ...], kind: str) -> CodeBatch:
         """As `Feed.finish`."""
@@ -167,11 +168,6 @@ def call_shape(config: ml_collections.ConfigDict, num_examples: int) -> tuple[in
     """(S, R, B) of a run's calls, whose epoch draws `num_examples`."""
     t = phase(config)
     return Plan.of(config, num_examples).steps_per_call, t.batch_size // t.micro_batch, t.micro_batch
-
-
-def share_of(array: np.ndarray, axis: int) -> np.ndarray:
-    """What this process takes of `axis`."""
-    return array[(slice(None),) * axis + (parallel.local_slice(array.shape[axis]),)]
 
 
 def placement(wanted: str, num_bytes: int, mesh: Mesh) -> str:

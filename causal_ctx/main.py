@@ -1,9 +1,13 @@
 """Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=MODE] [--config.field=value]."""
 
+import contextlib
+import errno
 import logging
+import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -12,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, bench, doctor, programs, reproduce, sweep
+from causal_ctx import ablate, bench, doctor, export, parallel, pod, programs, reproduce, sweep
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -25,15 +29,16 @@ MODES = {
     "sweep": sweep.run,
     "reproduce": reproduce.run,
     "ablate_interventions": ablate.ablate_interventions,
+    "export": export.export,
     "doctor": doctor.run,
     "bench": lambda config, workdir: bench.run(config, workdir, VERSUS.value),
 }
-WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "doctor"), ("doctor",)  # modes that do without
+WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor"), ("doctor",)  # modes that do without
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES),
-    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; doctor needs neither.",
+    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; export writes its weights as a plain file; doctor needs neither.",
 )
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
@@ -41,6 +46,8 @@ DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the da
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
 COMPILATION_CACHE = flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs in the cache folder, for the next start.")
 VERSUS = flags.DEFINE_enum("vs", "", list(bench.VERSUS), "Of bench: a program to compare training with.")
+DISTRIBUTED = flags.DEFINE_enum("distributed", "auto", list(pod.MODES), "Join the other processes of a pod: where there are some, surely, or never.")
+POD_WAIT_S = flags.DEFINE_float("pod_wait_s", 600.0, "Seconds to wait for the other processes.", lower_bound=1.0)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 
@@ -51,24 +58,44 @@ def main(argv: list[str]) -> int:
     absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries below; our own lines are wanted
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("causal_ctx").setLevel(logging.INFO)
+    silence_what_is_said_twice()
     try:
-        mode, config = asked_for()
-        if PRINT_CONFIG.value:
-            print(configs.to_json(config) if config is not None else "Give --config to print one.")
-            return 0
-        workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
-        if workdir is None and mode not in WITHOUT_WORKDIR:
-            return refuse("No --workdir was given; name the folder that the run shall be written to.")
-        if config is None and mode not in WITHOUT_CONFIG:
-            return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
-        if COMPILATION_CACHE.value:
-            programs.keep()
-        MODES[mode](config, Path(workdir or "."))
+        with pod.joined(DISTRIBUTED.value, POD_WAIT_S.value):
+            if parallel.is_first_process():
+                return perform()
+            logging.getLogger("causal_ctx").setLevel(logging.WARNING)
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # all do the same; process 0 tells of it
+                return perform()
     except Interrupted as stop:
         refuse(str(stop))
         return 130
-    except (configs.ConfigError, workdirs.WorkdirError, DamagedError, NonFiniteError, OSError) as error:
-        return refuse(str(error))
+    except (configs.ConfigError, workdirs.WorkdirError, DamagedError, NonFiniteError, pod.PodError, OSError) as error:
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        refuse(f"The disk is full ({error.filename}); make room, and the same command goes on from the last checkpoint." if full else str(error))
+        return pod.LOST if isinstance(error, pod.PodError) else 1
+
+
+def silence_what_is_said_twice() -> None:
+    """Orbax' threads print the errors that it raises, too."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    others = threading.excepthook
+    threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("orbax") else others(args)
+
+
+def perform() -> int:
+    """Does what the flags ask for; the exit status, 1 after a sentence."""
+    mode, config = asked_for()
+    if PRINT_CONFIG.value:
+        print(configs.to_json(config) if config is not None else "Give --config to print one.")
+        return 0
+    workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
+    if workdir is None and mode not in WITHOUT_WORKDIR:
+        return refuse("No --workdir was given; name the folder that the run shall be written to.")
+    if config is None and mode not in WITHOUT_CONFIG:
+        return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
+    if COMPILATION_CACHE.value:
+        programs.keep()
+    MODES[mode](config, Path(workdir or "."))
     return 0
 
 
@@ -126,7 +153,15 @@ def run() -> None:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:
         refuse("Stopped; what was finished is kept, and the same command goes on.")
+        pod.exit_alone(130)
         sys.exit(130)
+    except SystemExit as ended:
+        pod.exit_alone(ended.code if isinstance(ended.code, int) else 1)
+        raise
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        pod.exit_alone(1)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

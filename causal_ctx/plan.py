@@ -32,14 +32,15 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, and epochs without improvement before an early stop.
+    """How long: steps per compiled call, steps per epoch (a multiple of it), epochs, of which the last may be a part of one, and epochs without improvement
+    before an early stop.
 
     `thawed` is the epoch from which everything trains that ever does; early stopping and the best weights count from there.
     """
 
     steps_per_call: int
     steps_per_epoch: int
-    epochs: int
+    epochs: float
     patience: int
     thawed: int = 0
 
@@ -70,8 +71,16 @@ class Plan:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of a run that does not stop early."""
-        return self.steps_per_epoch * self.epochs
+        """Optimiser steps of a run that does not stop early, in whole calls."""
+        return self.steps_per_call * max(1, round(self.steps_per_epoch * self.epochs / self.steps_per_call))
+
+    def epoch(self, step: int) -> int:
+        """The epoch that `step` is in, counted from 1; it ends where `ends_epoch`."""
+        return -(-step // self.steps_per_epoch)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or what the run has of one, ends at `step`."""
+        return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     def finished(self, step: int, record: Record) -> bool:
         """Whether a run at `step` has ended, early or not."""

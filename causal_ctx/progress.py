@@ -9,6 +9,7 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
+from causal_ctx import parallel
 from causal_ctx.files import write_atomically
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +29,9 @@ class MetricsLog:
         write_atomically(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, record: dict) -> None:
-        """Appends one record."""
+        """Appends one record, in a pod by process 0 alone."""
+        if not parallel.is_first_process():
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -47,7 +50,7 @@ class Progress:
         self._name, self._total, self._done = task, total, start
         self._every, self._last, self._first = seconds_between_lines, time.monotonic(), None
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and parallel.is_first_process():
             columns = ("[progress.description]{task.description}", rich.progress.BarColumn(), rich.progress.MofNCompleteColumn())
             columns += (rich.progress.TimeRemainingColumn(), "{task.fields[note]}")
             self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True))

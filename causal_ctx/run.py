@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from causal_ctx import config as configs
-from causal_ctx import data, parallel, systems
+from causal_ctx import data, export, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data.contexts import OBSERVATIONAL, as_uint8
 from causal_ctx.data.contexts import subsets as all_subsets
@@ -91,7 +91,7 @@ class Run:
         """Images [T, num, H, W, C] under `target_sets` [T, K]; what "generated" layers need is estimated once per set and kept."""
         unknown = {targets.tobytes(): targets for targets in target_sets if targets.tobytes() not in self._statistics}
         if unknown:
-            found = jax.device_get(self.predictor.statistics(np.stack(list(unknown.values()))))
+            found = parallel.on_host(self.predictor.statistics(np.stack(list(unknown.values()))))
             self._statistics |= {key: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, key in enumerate(unknown)}
         statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._statistics[targets.tobytes()] for targets in target_sets))
         noise = np.asarray(jax.random.normal(jax.random.key(seed), (num, self.predictor.latents)))
@@ -178,7 +178,11 @@ RUNS = {"context": Run, "transition": TransitionRun}
 
 
 def best_state(run: Run | TransitionRun) -> TrainState:
-    """The state of the best epoch. Raises DamagedError where there is none or it cannot be read."""
+    """The state of the best epoch, or with exported weights. Raises DamagedError where there is none or it cannot be read."""
+    if (run.workdir / export.WEIGHTS).exists():
+        initial = initial_state(run.config, run.data, parallel.data_mesh())
+        variables = parallel.everywhere(parallel.data_mesh(), export.read(run.workdir / export.WEIGHTS, initial.variables))
+        return initial.replace(params=variables.pop("params"), collections=variables)
     with Checkpoints(run.workdir / "checkpoints") as checkpoints:
         return restore(checkpoints, "best", initial_state(run.config, run.data, parallel.data_mesh()))[0]
 

@@ -44,7 +44,7 @@ def hyper(config: ml_collections.ConfigDict, dataset) -> Hyper:
 def initial_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with fresh weights, replicated over `mesh`: what checkpoints look like and what "untrained" means."""
     state = build_trainer(config, dataset).init(config.seed, hyper(config, dataset))
-    return jax.device_put(state, parallel.replicated(mesh))
+    return parallel.everywhere(mesh, state)
 
 
 def first_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:

@@ -48,10 +48,12 @@ class Member:
         else:
             initial = initial_state(self.config, self.dataset, mesh)
             state, self.record = restore(self.checkpoints, "newest", initial)
+            self.checkpoints.set_aside(int(state.step))
             state = state.replace(hyper=initial.hyper)
             LOG.info("Resuming %s at step %d of %d.", self.workdir.name, int(state.step), self.plan.total_steps)
         self.step = int(state.step)
-        (self.workdir / "failure.json").unlink(missing_ok=True)
+        if parallel.is_first_process():
+            (self.workdir / "failure.json").unlink(missing_ok=True)
         self.log.rewind(self.step)
         return state
 
@@ -80,12 +82,14 @@ class Member:
             return self.fail(failure)
         self.log.write(self.position() | {f"validation/{name}": number for name, number in others.items()})
         self.record.last_loss = loss
-        epoch = self.step // self.plan.steps_per_epoch
+        epoch = self.plan.epoch(self.step)
         if epoch == self.plan.thawed + 1:  # weights of the time before are those of another method
             self.record.best_loss = np.inf
         if loss < self.record.best_loss - phase(self.config).min_improvement:
             self.record.best_loss, self.record.best_epoch = loss, epoch
             self.checkpoints.save("best", self.step, tree(state, self.record))
+        if (every := self.config.checkpoint.every_epochs) and epoch % every == 0:
+            self.checkpoints.save("kept", self.step, tree(state, self.record))
         self.save(state)
         if self.ended and self.step < self.plan.total_steps:
             LOG.info("Stopping %s early: no epoch since %d was better.", self.workdir.name, self.record.best_epoch)
@@ -98,6 +102,7 @@ class Member:
         """The run ends here; failure.json says why."""
         self.failure = failure
         write_atomically(self.workdir / "failure.json", json.dumps({"step": self.step, "message": str(failure)}))
+        parallel.meet("failed")
 
     @property
     def ensemble(self) -> str:
@@ -153,26 +158,30 @@ def train_together(
             kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: feed.batch(step, kind), before)
             for member in members:
                 member.ensemble = kind
-            states = jax.device_put(states, ensemble.state_sharding(kind, mesh))
+            states = parallel.laid_out(states, ensemble.state_sharding(kind, mesh))
         progress = stack.enter_context(Progress("training step", plan.total_steps, start=step))
-        began = time.monotonic()
+        began = saved = time.monotonic()
         for batch in feed.batches(range(step, plan.total_steps, plan.steps_per_call), kind):
             active = np.array([member.step == step and not member.ended for member in members])
             states, metrics = call(states, batch, active)
-            metrics, step = jax.device_get(metrics), step + plan.steps_per_call
-            turn, stopping = [(i, member) for i, member in enumerate(members) if active[i]], asked_to_stop()
+            metrics, step = parallel.on_host(metrics), step + plan.steps_per_call
+            turn, stopping = [(i, member) for i, member in enumerate(members) if active[i]], parallel.agree(asked_to_stop())
             seconds, began = time.monotonic() - began, time.monotonic()
+            due = stopping or plan.ends_epoch(step) or parallel.agree(began - saved > 60 * configs[0].checkpoint.minutes)
+            saved = began if due else saved
             for i, member in turn:
                 member.advance({name: values[i] for name, values in metrics.items()}, seconds / len(turn))
             progress.advance(plan.steps_per_call, f"loss {metrics[loss][active].mean():.4g} {trainer.objective.unit.replace('_', ' ')}")
             for i, member in turn:
-                if step % plan.steps_per_epoch == 0 and not member.failure:
+                if plan.ends_epoch(step) and not member.failure:
                     member.end_epoch(ensemble.member(states, i, mesh))
-                elif stopping and not member.failure:
+                elif due and not member.failure:
                     member.save(ensemble.member(states, i, mesh))
             if all(member.ended for member in members):
                 break
             if stopping:
+                for member in members:
+                    member.checkpoints.wait()
                 raise Interrupted(f"Stopped at step {step} of {plan.total_steps}; the same command resumes there.")
     return [(member, ensemble.member(states, i, mesh)) for i, member in enumerate(members)]
 

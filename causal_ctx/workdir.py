@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
+import socket
 import time
 from pathlib import Path
 
+import filelock
 import jax
 import ml_collections
 
@@ -40,7 +43,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
     if METHODS[config.method].starts_from and not started(workdir):
         source_config(config)  # refuses before anything is written
     prepare(config, workdir)
-    if (workdir / "results.json").exists() and reading.read_results(workdir)["train"]["finished"]:
+    if (workdir / "results.json").exists() and reading.read_results(workdir)["train"].get("finished"):
         if not (workdir / "report.html").exists():
             return report(config, workdir)
         LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
@@ -52,7 +55,7 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> N
 
 def complete(folder: Path) -> bool:
     """Whether the run in `folder` was trained to its end and scored, or diverged."""
-    return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"]["finished"])
+    return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"].get("finished"))
 
 
 def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -66,8 +69,7 @@ def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> Non
 
 def _score_and_report(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
     score(config, dataset, workdir)
-    if parallel.is_first_process():
-        report(config, workdir)
+    report(config, workdir)
 
 
 def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
@@ -77,8 +79,8 @@ def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Pat
         results = evaluate(config, dataset, workdir)
     except NonFiniteImagesError as error:
         raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
-    if parallel.is_first_process():
-        write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    parallel.meet("scored")
     LOG.info("Scored %s in %s.", workdir, duration(time.monotonic() - began))
 
 
@@ -126,10 +128,8 @@ def refuse_errors(described: dict) -> None:
 def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything is there."""
     refuse_other(config, workdir)
-    if not started(workdir):
-        return make(workdir, {"config.json": configs.to_json(config)})
-    if parallel.is_first_process():
-        write_atomically(workdir / "config.json", configs.to_json(config))
+    parallel.meet("looked at what is there")
+    make(workdir, {"config.json": configs.to_json(config)})
 
 
 def started(workdir: Path) -> bool:
@@ -141,9 +141,11 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Raises WorkdirError if `workdir` holds a run of another config of which anything is there; writes nothing."""
     if not started(workdir):
         return
-    asked, there = json.loads(configs.to_json(config)), reading.read_config(workdir)
+    reading.read_config(workdir)
+    asked, there = (json.loads(configs.to_json(run)) for run in (config, configs.from_json((workdir / "config.json").read_text())))
     for field in ("placement", "cache_dir"):  # where images lie changes no run
         there.setdefault("data", {})[field] = config.data[field]
+    there["checkpoint"] = asked["checkpoint"]  # nor does what is kept of it
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
         there["init_from"] = asked["init_from"]
     differing = configs.differences(asked, there)
@@ -163,10 +165,31 @@ def make(workdir: Path, files: dict[str, str]) -> None:
     """Makes the folder and writes `files` {name: text} into it. Raises WorkdirError where that cannot be done."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        take(workdir)
         for name, text in files.items():
             write_atomically(workdir / name, text)
+        parallel.meet("made")
     except OSError as error:
         raise WorkdirError(f"--workdir={workdir} cannot be written ({error.strerror}); choose a folder of yours.") from error
+
+
+def take(workdir: Path) -> None:
+    """Keeps other programs out of `workdir` until this one ends, however it ends. Raises WorkdirError where one that lives has taken it."""
+    if workdir.resolve() in _taken or not parallel.is_first_process():
+        return
+    lock, owner = filelock.FileLock(workdir / ".lock", timeout=0), workdir / ".owner"
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        by = owner.read_text() if owner.exists() else "another program"
+        raise WorkdirError(f"{workdir} is in use by {by}; wait for it, or choose another --workdir.") from None
+    except NotImplementedError:
+        LOG.warning("The file system of %s knows no locks; see to it that one program alone works there.", workdir)
+    _taken[workdir.resolve()] = lock
+    write_atomically(owner, f"process {os.getpid()} on {socket.gethostname()}")
+
+
+_taken: dict[Path, filelock.FileLock] = {}  # by this program
 
 
 def evaluate(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> dict:
@@ -198,7 +221,7 @@ def evaluate(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: 
 
 
 def _print_tables(runs: list[Path]) -> None:
-    results = labels.labelled_results(labels.labelled([load_run(path) for path in runs]))
+    results = system_reports.labelled_results(labels.labelled([load_run(path) for path in runs]))
     for table in system_reports.summary_tables(results):
         print(f"\n{formats.text(table)}")
     for path, cost in zip(runs, (result["train"] for result in results)):

@@ -33,6 +33,11 @@ Confirmed at 64 x 64 with 5,000 images per context and 15 epochs, which is 368,6
     batch, as published                             paper     0.200 ± 0.005    0.219 ± 0.006    1.047 ± 0.004 / 1.103 ± 0.011
     the published implementation, one seed          paper     0.253            0.259            1.045 / 1.124
 
+`:fast` is the size :cpu with a smaller batch, a larger rate, half the images, and a penalty of our own on the moments of the latents of every micro-batch
+(`objective.moment_penalty`), whose mismatch with the prior is what is left of the distance. Three seeds, strict: 0.080 ± 0.002 / 0.100 ± 0.001 after 77 s of
+training, 0.085 / 0.103 ± 0.001 after 59 s, where :cpu has 0.082 ± 0.002 / 0.104 ± 0.004 after 147 s; 1.246 bits per pixel against 1.174. Of one seed each, 2.5
+epochs in batches of 64 at 2e-3: no penalty 0.101 / 0.127, weight 0.3 0.090 / 0.114, 1 0.092 / 0.107, 2 0.094 / 0.118; 1 in micro-batches of 32 0.086 / 0.109.
+
 So normalisation decides; noise mixing and composition rule are ties here. The published implementation's distances, measured once, lie above those of our
 rebuilding of its settings by more than the error of our seeds, in the intervened contexts alone; its reconstruction lies within it.
 """
@@ -41,5 +46,10 @@ from causal_ctx import config
 
 
 def get_config(size: str = "paper"):
-    """The config at size "paper", "cpu" or "tiny"."""
-    return config.resize(config.default(), size)
+    """The config at size "paper", "cpu" or "tiny", or "fast": the data and model of "cpu" with the recipe that reaches its composition in half the time."""
+    if size != "fast":
+        return config.resize(config.default(), size)
+    settings = config.resize(config.default(), "cpu")
+    settings.objective.moment_penalty = 1.0
+    settings.train.update(epochs=2.5, batch_size=64, micro_batch=32, learning_rate=2e-3)
+    return settings

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: `install FOLDER EXTRAS` makes the virtual environment FOLDER with causal_ctx[EXTRAS] in it, unless it is there already.
 
 find_python() {

@@ -11,7 +11,7 @@ from causal_ctx import config as configs
     ("model.noise_mixing", "none", "model.noise_mixing is 'none'; choose one of reference, block"),
     ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of batch, generated, group"),
     ("train.contexts_per_micro_batch", "two", "choose one of one, mixed"),
-    ("train.epochs", -1, "train.epochs is -1; it must be positive and finite"),
+    ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),
     ("objective.beta", float("inf"), "objective.beta is inf; it must be finite"),
@@ -66,7 +66,7 @@ def test_unknown_size_and_unreadable_config():
 def test_differences_name_the_fields():
     ours, theirs = configs.default(), configs.default()
     ours.train.epochs, ours.method = 7, "base"
-    assert configs.differences(ours.to_dict(), theirs.to_dict()) == ["method ('cm_end_to_end' there, 'base' here)", "train.epochs (100 there, 7 here)"]
+    assert configs.differences(ours.to_dict(), theirs.to_dict()) == ["method ('cm_end_to_end' there, 'base' here)", "train.epochs (100.0 there, 7.0 here)"]
     assert configs.differences(theirs.to_dict(), theirs.to_dict()) == []
 
 

@@ -26,8 +26,8 @@ def call(*arguments, timeout=300):
 
 @pytest.mark.parametrize("arguments, sentence", [
     ([CONFIG, "--config.train.epochz=3"], 'The config has no field train.epochz; did you mean "epochs"'),
-    ([CONFIG, "--config.train.epochs=many"], "invalid literal for int() with base 10: 'many'"),
-    ([CONFIG, "--config.train.epochs=-2"], "train.epochs is -2; it must be positive and finite."),
+    ([CONFIG, "--config.train.epochs=many"], "could not convert string to float: 'many'"),
+    ([CONFIG, "--config.train.epochs=-2"], "train.epochs is -2.0; it must be positive and finite."),
     (["--config=configs/quad_dependent.py:huge"], "Size 'huge' is unknown; choose one of paper, cpu, tiny after the colon."),
     (["--config=configs/nowhere.py"], "The config file configs/nowhere.py does not exist"),
     ([CONFIG, "train"], "The argument 'train' is not a flag; write --name=value."),

@@ -21,4 +21,4 @@ def test_every_file_that_it_names_exists():
 
 
 def test_no_figure_is_left_to_fill_in():
-    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", README)
+    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", re.sub(r"`[^`\n]+`", "", README))

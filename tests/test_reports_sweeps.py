@@ -10,7 +10,7 @@ from PIL import Image
 
 from causal_ctx import workdir
 from causal_ctx.files import DamagedError
-from causal_ctx.reports import ablations, charts, figures, labels, page
+from causal_ctx.reports import ablations, charts, figures, labels, page, system_reports
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.reading import Folder, read_folder
 from tests.test_reports import FakeRun, Outline
@@ -58,7 +58,7 @@ def shown(monkeypatch) -> list:
 
 
 def labelled(runs) -> list[dict]:
-    return labels.labelled_results(labels.labelled(list(runs)))
+    return system_reports.labelled_results(labels.labelled(list(runs)))
 
 
 def test_members_are_read_in_the_order_of_the_axes_and_the_rest_is_counted(tmp_path):

@@ -122,7 +122,7 @@ def test_images_that_are_no_images_are_refused(trained):
 
 def test_another_config_is_refused_naming_the_fields(trained):
     folder, _ = trained
-    with pytest.raises(workdir.WorkdirError, match=r"another config, differing in seed \(0 there, 5 here\), train.epochs \(1 there, 2 here\)"):
+    with pytest.raises(workdir.WorkdirError, match=r"another config, differing in seed \(0 there, 5 here\), train.epochs \(1.0 there, 2.0 here\)"):
         workdir.train_evaluate_report(tiny.config(train__epochs=2, seed=5), folder)
 
 

@@ -52,7 +52,7 @@ def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
     ({"train.epochz": (1, 2)}, "axis train.epochz is no field of a run"),
     ({"seed": (1, 2, 1)}, "axis seed lists 1 twice"),
     ({}, "has no axis"),
-    ({"train.epochs": ("many",)}, "axis train.epochs lists 'many', which is no int"),
+    ({"train.epochs": ("many",)}, "axis train.epochs lists 'many', which is no float"),
     ({"objective.beta": (1.0, -1.0)}, "Run beta=-1.0 of the sweep: objective.beta is -1.0; it must be finite"),
     ({"method": ("cm_frozen",)}, "cm_frozen starts from base_pooled, which the sweep does not train"),
     ({"method": ("cm_magic",)}, "method is 'cm_magic'; choose one of"),

@@ -154,6 +154,17 @@ def test_an_epoch_is_a_whole_number_of_equal_calls_within_one_percent(images, ba
     assert (plan.steps_per_call, plan.steps_per_epoch) == expected
 
 
+def test_the_last_epoch_may_be_a_part_of_one(dataset, tmp_path, monkeypatch):
+    """It ends with a validation and a checkpoint, as whole ones do, at a whole number of calls."""
+    losses = iter([100.0, 50.0])
+    monkeypatch.setattr("causal_ctx.train.validate", lambda *_: (next(losses), {}))
+    config = tiny.config(train__epochs=1.5)
+    plan = plan_of(config, dataset)
+    best, last, record = train(config, dataset, tmp_path)
+    assert plan.steps_per_epoch < int(last.step) < 2 * plan.steps_per_epoch and int(last.step) % plan.steps_per_call == 0
+    assert int(best.step) == int(last.step) and (record.best_epoch, record.best_loss) == (2, 50.0)
+
+
 @pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(dataset, tmp_path, monkeypatch):
     losses = iter([100.0, 50.0, 60.0, 70.0, 80.0, 10.0])

@@ -60,6 +60,42 @@ def test_penalties_on_a_hand_computed_matrix():
     np.testing.assert_allclose(np.asarray(gradient).reshape(2, 2), [[1, 1], [0, 1]], rtol=1e-6)
 
 
+def test_moment_distance_is_the_mean_over_pairs(key):
+    """Against the matrices A_i = m_i m_i' + diag(s_i) - I themselves, pair by pair; zero where every posterior is the prior."""
+    mean, log_variance = 2 * jax.random.normal(key, (5, 3)), jax.random.normal(jax.random.key(1), (5, 3))
+    means, variances = np.asarray(mean, np.float64), np.exp(np.asarray(log_variance, np.float64))
+    surplus = [np.outer(m, m) + np.diag(s) - np.eye(3) for m, s in zip(means, variances)]
+    pairs = [means[i] @ means[j] / 2 + (surplus[i] * surplus[j]).sum() / 4 for i in range(5) for j in range(5) if i != j]
+    np.testing.assert_allclose(vae.moment_distance(Posterior(mean, log_variance)), np.mean(pairs), rtol=1e-5)
+    assert vae.moment_distance(Posterior(jnp.zeros((5, 3)), jnp.zeros((5, 3)))) == 0
+
+
+def test_moment_distance_has_no_bias_and_is_the_divergence_nearby():
+    """Batches of six have the population's distance on average; a law near N(0, I) has the divergence of the Gaussians of its moments."""
+    random, num, latents = np.random.default_rng(0), 100_000, 2
+    mean, root = np.array([0.05, -0.03]), np.array([[0.5, 0.0], [0.04, 0.45]])
+    means = (mean + random.standard_normal((num, 6, latents)) @ root.T).astype(np.float32)
+    posterior = Posterior(jnp.asarray(means), jnp.full((num, 6, latents), np.log(0.76), jnp.float32))
+    covariance = root @ root.T + 0.76 * np.eye(latents)
+    divergence = (np.trace(covariance) + mean @ mean - latents - np.linalg.slogdet(covariance)[1]) / 2
+    estimates = jax.vmap(vae.moment_distance)(posterior)
+    error = float(estimates.std()) / np.sqrt(num)
+    assert float(estimates.mean()) == pytest.approx(divergence, abs=4 * error) and divergence > 8 * error
+
+
+def test_the_moment_penalty_is_a_term_of_the_loss(key):
+    """It adds its weight times the distance, and without one nothing is computed."""
+    dataset, found = tiny.dataset(), {}
+    images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
+    for weight in (0.0, 3.0):
+        config = tiny.config(objective__moment_penalty=weight)
+        objective = build_trainer(config, dataset).objective
+        found[weight] = objective.loss(objective.init(key), hyper(config, dataset).objective, ImageBatch(images, targets), key)
+    (plain, (_, plain_terms)), (loss, (_, terms)) = found[0.0], found[3.0]
+    assert "moment_nats" not in plain_terms and terms["moment_nats"] != 0
+    assert float(loss) == pytest.approx(float(plain + 3 * terms["moment_nats"]), rel=1e-5)
+
+
 def test_penalties_on_blocks_of_two_by_two():
     """K = 2, w = 2, [listener, its row, speaker, its column]: blocks of Frobenius norms 5, 2, 0 and 13."""
     blocks = np.zeros((2, 2, 2, 2), np.float32)

@@ -110,14 +110,15 @@ class CodePredictor(NamedTuple):
 def in_batches(function: Callable, *arrays: np.ndarray, size: int = BATCH) -> Any:
     """`function` on `size` rows at a time of arrays [n, ...], its results (arrays [size, ...] or tuples of them) joined.
 
-    The last batch is filled up with rows of the first, so that one program serves all; a few rows take a smaller one (`parallel.batch_rows`). Of no rows at all
-    one of zeros is made, for the shapes.
+    The last batch is filled up with rows of the first, so that one program serves all; a few rows take a smaller one (`parallel.batch_rows`). Batches are
+    split over the devices that divide them, so that random draws do not depend on how many those are. Of no rows at all one of zeros is made, for the shapes.
     """
-    n, parts = len(arrays[0]), []
+    n, parts, mesh = len(arrays[0]), [], parallel.data_mesh()
     size = parallel.batch_rows(n, size)
     for start in range(0, max(n, 1), size):
         rows = np.arange(start, start + size) % max(n, 1)
-        made = jax.device_get(function(*(array[rows] if n else np.zeros((1, *array.shape[1:]), array.dtype) for array in arrays)))
+        batch = (array[rows] if n else np.zeros((1, *array.shape[1:]), array.dtype) for array in arrays)
+        made = parallel.on_host(function(*(parallel.place_rows(mesh, array) for array in batch)))
         parts.append(jax.tree.map(lambda leaf: leaf[: n - start], made))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 

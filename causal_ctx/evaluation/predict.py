@@ -76,12 +76,12 @@ class Predictor(NamedTuple):
         calls = -(-len(sets) // max(1, IMAGES_PER_CALL // size))
         images = np.empty((len(sets), len(noise), *self.model.decoder.image_shape), np.float32)
         for columns in _groups(len(noise), size):
-            z = parallel.place(self.mesh, noise[columns], axis=0)
+            z = parallel.place_rows(self.mesh, noise[columns])
             for rows in _groups(len(sets), -(-len(sets) // calls)):
                 chosen = jax.tree.map(lambda leaf, rows=rows: leaf[rows], statistics)
                 found = _generate_sets(self.model, self.variables, chosen, sets[rows], z, max(1, most // size), self.mesh)
                 own = tuple(slice(indices[0], indices[-1] + 1) for indices in (rows, columns))
-                images[own] = found[: own[0].stop - own[0].start, : own[1].stop - own[1].start]
+                images[own] = parallel.on_host(found)[: own[0].stop - own[0].start, : own[1].stop - own[1].start]
         return images
 
     def reconstruct(self, targets: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -104,12 +104,12 @@ class Predictor(NamedTuple):
     def _map(self, function: Callable, array: np.ndarray, targets: np.ndarray):
         """`function(rows, targets of the rows, batch number)` over all N rows in batches of one size, the last one filled up and cut again."""
         size = -(-min(self.batch_size, len(array)) // self.mesh.size) * self.mesh.size
-        rows = parallel.place(self.mesh, np.broadcast_to(np.asarray(targets, np.float32), (size, len(targets))), axis=0)
+        rows = parallel.place_rows(self.mesh, np.broadcast_to(np.asarray(targets, np.float32), (size, len(targets))))
         parts = []
         for number, start in enumerate(range(0, len(array), size)):
             part = np.asarray(array[start : start + size])
             filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-            result = jax.device_get(function(parallel.place(self.mesh, filled, axis=0), rows, number))
+            result = parallel.on_host(function(parallel.place_rows(self.mesh, filled), rows, number))
             parts.append(jax.tree.map(lambda a, n=len(part): a[:n], result))
         return jax.tree.map(lambda *a: np.concatenate(a), *parts)
 

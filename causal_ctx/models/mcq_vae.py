@@ -161,12 +161,11 @@ def encode_to_codes(model: MCQVAE, variables: dict, images: np.ndarray, batch_si
         if part.dtype != np.uint8:
             raise ValueError(f"The images to be encoded are {part.dtype}; give uint8 values from 0 to 255.")
         filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
-        mine = parallel.place(mesh, filled[parallel.local_slice(size)], axis=0)
-        indices = jax.device_get(_codes(model, parallel.replicated(mesh), variables, mine))
+        indices = parallel.on_host(_codes(model, variables, parallel.place_rows(mesh, filled)))
         parts.append(indices[: len(part)].astype(np.min_scalar_type(model.quantiser.num_codes - 1)))
     return np.concatenate(parts)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _codes(model: MCQVAE, whole: jax.sharding.NamedSharding, variables: dict, images: jax.Array) -> jax.Array:
-    return jax.lax.with_sharding_constraint(model.apply(variables, images.astype(jnp.float32) / 255, method="codes"), whole)
+@partial(jax.jit, static_argnums=0)
+def _codes(model: MCQVAE, variables: dict, images: jax.Array) -> jax.Array:
+    return model.apply(variables, images.astype(jnp.float32) / 255, method="codes")

@@ -17,9 +17,9 @@ from causal_ctx.objectives.objective import ImageBatch
 
 
 class ContextVAE(NamedTuple):
-    """An `objective.Objective` with the numbers beta, group_penalty and l2_penalty.
+    """An `objective.Objective` with the numbers beta, moment_penalty, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. penalised: any penalty counts. compute_dtype: float32 or bfloat16, in which the
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. moments_penalised, penalised: the penalty on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the
     model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are float32 throughout.
     """
 
@@ -27,6 +27,7 @@ class ContextVAE(NamedTuple):
     image_shape: tuple[int, int, int]
     num_concepts: int
     clamp_causal: bool
+    moments_penalised: bool
     penalised: bool
     compute_dtype: str = "float32"
     unit: str = "nats"
@@ -46,6 +47,9 @@ class ContextVAE(NamedTuple):
         logits, posterior = _cast(found, "float32")
         terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
         loss = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"]
+        if self.moments_penalised:
+            terms["moment_nats"] = vae.moment_distance(posterior)
+            loss = loss + numbers["moment_penalty"] * terms["moment_nats"]
         if self.penalised:
             terms["penalty_nats"] = self.penalty(variables["params"], numbers, batch.targets)
             loss = loss + terms["penalty_nats"]

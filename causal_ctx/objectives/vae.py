@@ -21,6 +21,20 @@ def kl_nats(posterior: Posterior) -> jax.Array:
     return 0.5 * (jnp.exp(log_variance) + mean**2 - 1.0 - log_variance).sum(axis=-1)
 
 
+def moment_distance(posterior: Posterior) -> jax.Array:
+    """How far the mean and second moments of the aggregated posterior E_x q(z | x) are from those of N(0, I): Posterior [B, L] -> scalar, in nats nearby.
+
+    |E z|^2 / 2 + ||E zz' - I||^2 / 4, the Kullback-Leibler divergence of the two Gaussians to second order, or a squared maximum mean discrepancy under a
+    quadratic kernel. Pairs of different examples estimate it without bias, so single values can be negative. Not part of the published objective.
+    """
+    mean, surplus = posterior.mean, jnp.exp(posterior.log_variance) - 1.0
+    products, squares = mean @ mean.T, mean**2
+    crossed = squares @ surplus.T
+    of_pairs = products / 2 + (products**2 + crossed + crossed.T + surplus @ surplus.T) / 4
+    num = len(mean)
+    return (of_pairs.sum() - jnp.trace(of_pairs)) / (num * (num - 1))
+
+
 def causal_penalties(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of effective causal blocks [..., K, w, K, w]: the sum of the K x K block Frobenius norms, and the Frobenius norm of the whole, each [...]."""
     squares = (blocks**2).sum(axis=(-3, -1))

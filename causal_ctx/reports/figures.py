@@ -1,5 +1,6 @@
 """Figures of a finished run. Every function takes a Run (see causal_ctx.run) and returns a Picture."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from causal_ctx.files import write_atomically
 from causal_ctx.reports.canvas import ACCENT, REAL, above, beside, framed, label, label_width, on_white, tiles
 from causal_ctx.reports.charts import curves, heat_maps, terms
 from causal_ctx.reports.reading import read_metrics, read_results
@@ -139,7 +141,9 @@ def save(drawn: Iterable[Picture | None], folder) -> list[Path]:
     paths = []
     for picture in filter(None, drawn):
         paths.append(folder / f"{picture.name}.png")
-        on_white(picture.image).save(paths[-1])
+        stream = io.BytesIO()
+        on_white(picture.image).save(stream, "PNG")
+        write_atomically(paths[-1], stream.getvalue())
     return paths
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from causal_ctx.reports.reading import read_fields, read_results
+from causal_ctx.reports.reading import read_fields
 
 NOT_TOLD = ("seed", "init_from", "data.cache_dir", "data.placement")  # fields that do not set runs apart
 
@@ -16,11 +16,6 @@ def labelled(runs: Iterable) -> list[tuple[str, object]]:
     """(label, run) of Run objects."""
     runs = list(runs)
     return list(zip(labels([read_fields(run.workdir) for run in runs]), runs))
-
-
-def labelled_results(named: Iterable[tuple[str, object]]) -> list[dict]:
-    """results.json of every (label, run), with its "label" and "config" {dotted field: value}, as tables.py takes it. Raises DamagedError for a missing one."""
-    return [read_results(run.workdir) | {"label": label, "config": read_fields(run.workdir)} for label, run in named]
 
 
 def _differing(config: dict, configs: Sequence[dict], not_told: Collection[str]) -> list[str]:

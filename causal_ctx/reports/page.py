@@ -16,10 +16,10 @@ from PIL import Image
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
 from causal_ctx.reports import figures, formats
-from causal_ctx.reports.labels import labelled, labelled_results
+from causal_ctx.reports.labels import labelled
 from causal_ctx.reports.reading import Folder, read_config
 from causal_ctx.reports.system_report import Section, SystemReport
-from causal_ctx.reports.system_reports import REPORTS, by_system
+from causal_ctx.reports.system_reports import REPORTS, by_system, labelled_results
 
 MOST_BYTES = 9_500_000
 MOST_LINES = 12  # of runs that are shown unfolded

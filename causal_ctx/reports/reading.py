@@ -49,8 +49,31 @@ def _place(workdir: Path, axes: dict[str, list]) -> list[int]:
 
 
 def read_results(workdir) -> dict:
-    """The dict of results.json; DamagedError when the run was not evaluated yet or the file cannot be read."""
-    return _read_json(Path(workdir) / "results.json", "evaluate the run first (--mode=evaluate)")
+    """The dict of results.json; DamagedError when the run was not evaluated yet, the file cannot be read, or says nothing of what
+    every run has."""
+    path = Path(workdir) / "results.json"
+    found = _read_json(path, "evaluate the run first (--mode=evaluate)")
+    if wrong := _misfit(found, RESULTS):
+        raise DamagedError(f"{path} is not as a run writes it: {wrong}; evaluate the run again (--mode=evaluate).")
+    return found
+
+
+NUMBER = (int, float)
+RESULTS = {
+    "dataset": str, "method": str, "backbone": str, "seed": int,
+    "train": {"images": int, "steps": int, "seconds": NUMBER, "images_per_second": NUMBER, "devices": int},
+}
+
+
+def _misfit(found: dict, wanted: dict, prefix: str = "") -> str:
+    """What of `found` is missing or of another type than `wanted`, "" if nothing is."""
+    for name, kind in wanted.items():
+        value, of_kind = found.get(name), dict if isinstance(kind, dict) else kind
+        if not isinstance(value, of_kind) or (isinstance(value, bool) and kind is not bool):
+            return f"{prefix}{name} is {'missing' if name not in found else f'{value!r:.50}'}"
+        if isinstance(kind, dict) and (wrong := _misfit(value, kind, f"{prefix}{name}.")):
+            return wrong
+    return ""
 
 
 def read_config(workdir) -> dict:

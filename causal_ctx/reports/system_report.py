@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 
 class SystemReport(NamedTuple):
-    """One published system. `results` are labelled (see `labels.labelled_results`), `named` are (label, run), in the same order.
+    """One published system. `results` are labelled (see `system_reports.labelled_results`), `named` are (label, run), in the same order.
 
     summary_tables, detail_tables: results -> tables, the latter beside `note` in the former. comma_separated: (results, of the summary?) -> lines of CSV.
     details: the files of the detail tables, the heading above them and that of the fold that holds them. measures: {name: what it means}.

@@ -1,9 +1,12 @@
 """The report of every system, by the name that its methods carry (`Method.system`)."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from causal_ctx.files import DamagedError
 from causal_ctx.methods import METHODS
 from causal_ctx.reports import context_report, transition_report
+from causal_ctx.reports.reading import read_fields, read_results
 from causal_ctx.reports.system_report import SystemReport
 from causal_ctx.reports.tables import Table
 
@@ -24,3 +27,20 @@ def by_system(results: Iterable[dict]) -> dict[str, list[int]]:
 def summary_tables(results: Sequence[dict]) -> list[Table]:
     """The tables of labelled results of any systems: first those of context modules, then those of causal transitions."""
     return [table for key, places in by_system(results).items() for table in REPORTS[key].summary_tables([results[i] for i in places])]
+
+
+def labelled_results(named: Iterable[tuple[str, object]]) -> list[dict]:
+    """results.json of every (label, run), with its "label" and "config" {dotted field: value}, as the tables take it. Raises DamagedError for one that is missing,
+    or that the tables make no sense of."""
+    return [legible(read_results(run.workdir) | {"label": label, "config": read_fields(run.workdir)}, run.workdir) for label, run in named]
+
+
+def legible(result: dict, workdir) -> dict:
+    """The labelled result of the run in `workdir`. Raises DamagedError where there are no tables of it."""
+    report = REPORTS[system_of(result)]
+    try:
+        report.summary_tables([result]), report.detail_tables([result]), report.comma_separated([result], False)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        file = Path(workdir) / "results.json"
+        raise DamagedError(f"{file} is not as a run writes it ({type(error).__name__}: {error}); evaluate the run again (--mode=evaluate).") from error
+    return result

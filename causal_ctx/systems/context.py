@@ -37,7 +37,7 @@ def describe(config: ml_collections.ConfigDict, dataset: ContextData, *folders: 
     known = [found for found in kept.values() if found and found.get("checked") == identity and sound(found)]
     described = known[0] if known else card.describe(dataset, config.train.micro_batch)
     for folder, found in kept.items():
-        if found != described and parallel.is_first_process():
+        if found != described:
             write_atomically(folder / "data_card.json", json.dumps(described, indent=2))
     return described
 
@@ -59,13 +59,15 @@ def num_examples(config: ml_collections.ConfigDict, dataset: ContextData) -> int
 
 def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: ml_collections.ConfigDict) -> ContextVAE:
     """The lightweight VAE, with or without context module."""
-    penalties = [number for run in (config, *others) for number in (run.objective.group_penalty, run.objective.l2_penalty)]
+    runs = (config, *others)
+    penalties = [number for run in runs for number in (run.objective.group_penalty, run.objective.l2_penalty)]
     module = METHODS[config.method].module
     return ContextVAE(
         model=build_model(config, len(dataset.concepts), dataset.image_shape),
         image_shape=dataset.image_shape,
         num_concepts=len(dataset.concepts),
         clamp_causal=config.train.clamp_causal and module,
+        moments_penalised=any(run.objective.moment_penalty for run in runs),
         penalised=module and any(penalties),
         compute_dtype=config.train.compute_dtype,
     )
@@ -136,7 +138,7 @@ def uses(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainSt
     predictor = build_predictor(config, dataset, state)
     images, sets = dataset.train["obs"][:1024], np.array([dataset.targets(name) for name in subsets(dataset.concepts[:6])])
     noise = np.random.default_rng(0).standard_normal((64, predictor.latents)).astype(np.float32)
-    known = jax.device_get(predictor.statistics(sets))
+    known = parallel.on_host(predictor.statistics(sets))
     each = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], known) for i in range(len(sets))]
     return {
         "evaluation": (lambda: predictor.elbo(dataset.targets("obs"), images), len(images)),

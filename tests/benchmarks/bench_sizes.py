@@ -98,7 +98,7 @@ def picture(measured: dict[str, dict[str, list[dict]]]):
             charts.finish(axis, title)
             charts.along(axis, sizes, name)
             axis.yaxis.set_major_formatter(EngFormatter(sep=""))
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
         if len(kinds) > 1:
             speed.legend(frameon=False, fontsize=charts.FONT_POINTS, labelcolor=charts.INK)
     return charts.image(figure)

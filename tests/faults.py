@@ -1,0 +1,156 @@
+"""A campaign of faults on real runs: killed or asked to stop at random moments, alone or in a pod, with damaged checkpoints. Slow: some twenty minutes of two cores for 55 faults.
+
+    python -m tests.faults FOLDER [NUMBER]
+
+Every fault is followed by the same command again, which must end as the run that nothing happened to: the same results but for costs, bit for bit. Prints a
+line per fault and the figures at the end; exit status 1 where any run ended otherwise.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.test_pod import free_port
+
+ROOT = Path(__file__).parent.parent
+COMMAND = ["-m", "causal_ctx.main", "--config=configs/quad_dependent.py:tiny", "--config.data.resolution=16", "--config.train.epochs=6",
+           "--config.evaluation.projections=10", "--config.data.held_out_per_context=64", "--config.checkpoint.minutes=0.02"]
+LIMIT = 300.0  # seconds after which a run counts as hanging
+SIGNS = {  # a moment, and what the log or the folder shows from then on
+    "data caching": lambda folder, log: any(folder.parent.glob("cache/**/.*-*")) or "Making" in log,
+    "training": lambda folder, log: "training step is ready" in log,
+    "checkpoint writing": lambda folder, log: any((folder / "checkpoints").glob("*/*tmp*")),
+    "evaluation": lambda folder, log: "Scoring" in log,
+    "report writing": lambda folder, log: "Scored" in log,
+}
+WINDOW = {"data caching": 1.0, "training": 4.0, "checkpoint writing": 0.05, "evaluation": 8.0, "report writing": 8.0}  # seconds, of which one is drawn
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "CAUSAL_CTX_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def start(folder: Path, cache: Path, pod: int = 1) -> list[subprocess.Popen]:
+    """The processes of a run, each with its log beside the folder."""
+    port, processes = free_port(), []
+    for index in range(pod):
+        own = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(pod), "JAX_PROCESS_ID": str(index)} if pod > 1 else {}
+        log = open(f"{folder}.{index}.log", "a")
+        command = [sys.executable, *COMMAND, f"--workdir={folder}", *(["--distributed=on"] if pod > 1 else [])]
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment(cache) | own, stdout=log, stderr=log))
+    return processes
+
+
+def finish(processes: list[subprocess.Popen], limit: float = LIMIT) -> list[int | None]:
+    """Exit statuses; None for a process that hangs, which is killed."""
+    end = time.monotonic() + limit
+    for process in processes:
+        try:
+            process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            for one in processes:
+                one.kill()
+                one.wait()
+            return [None]
+    return [process.returncode for process in processes]
+
+
+def log_of(folder: Path) -> str:
+    return Path(f"{folder}.0.log").read_text(errors="replace")
+
+
+def at(moment: str, folder: Path, processes: list[subprocess.Popen], rng: random.Random) -> bool:
+    """Waits for the moment and some more; whether the run still goes on."""
+    before = len(log_of(folder))
+    while processes[0].poll() is None and not SIGNS[moment](folder, log_of(folder)[before:]):
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, WINDOW[moment]))
+    return processes[0].poll() is None
+
+
+def content(folder: Path) -> dict:
+    """results.json without costs, and the figures of metrics.jsonl without times."""
+    found = json.loads((folder / "results.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found["train"] = {name: found["train"][name] for name in ("images", "steps", "best_epoch", "finished")}
+    return found | {"log": [{name: value for name, value in line.items() if name != "seconds"} for line in lines]}
+
+
+def tear(folder: Path, rng: random.Random) -> str:
+    """Cuts a file of the newest checkpoint short, flips one of its bits or removes it; what it did. The only checkpoint is left alone."""
+    steps = sorted((int(path.name) for path in (folder / "checkpoints" / "newest").glob("*") if path.name.isdecimal()), reverse=True)
+    if len(steps) < 2:
+        return "there was one checkpoint alone"
+    path = rng.choice([path for path in sorted((folder / "checkpoints" / "newest" / str(steps[0])).rglob("*")) if path.is_file() and path.stat().st_size])
+    content, how = bytearray(path.read_bytes()), rng.choice(["cut", "flipped", "removed"])
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    if how == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+    return f"{how} {path.relative_to(folder)}"
+
+
+def fault(kind: str, folder: Path, cache: Path, rng: random.Random) -> tuple[str, list[int | None]]:
+    """Makes one happen to a run in `folder`; (what happened, exit statuses then)."""
+    kind, _, moment = kind.partition(" in ")
+    pod = 2 if "of two" in kind else 1
+    own_cache = folder.parent / "cache" if moment == "data caching" else cache
+    processes = start(folder, own_cache, pod)
+    if not at(moment, folder, processes, rng):
+        return "came too late", finish(processes)
+    if "kill" in kind:
+        processes[-1].send_signal(signal.SIGKILL)
+    elif kind.startswith("SIGTERM"):
+        processes[-1].send_signal(signal.SIGTERM)
+    statuses = finish(processes, 120)
+    torn = f", {tear(folder, rng)}" if kind.startswith("torn") else ""
+    return f"happened{torn}", statuses
+
+
+KINDS = [
+    *["kill in training"] * 12, *["kill in checkpoint writing"] * 8, *["kill in data caching"] * 4, *["kill in evaluation"] * 5, *["kill in report writing"] * 5,
+    *["SIGTERM in training"] * 4, *["SIGTERM in evaluation"] * 2, *["kill one of two in training"] * 5, *["kill one of two in evaluation"] * 2,
+    *["SIGTERM to one of two in training"] * 2, *["torn checkpoint after a kill in training"] * 6,
+]
+
+
+def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
+    """Runs the faults, in an order of their own; the number of runs that ended otherwise than they must."""
+    rng, cache = random.Random(seed), folder / "shared_cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    references = {}
+    for pod in (1, 2):
+        whole = folder / f"whole_{pod}"
+        if not (whole / "report.html").exists():
+            assert set(finish(start(whole, cache, pod))) == {0}, f"{whole} failed; see its log"
+        references[pod] = content(whole)
+    kinds, tally, wrong = list(KINDS), {"happened": 0, "came too late": 0, "exact": 0, "hangs": 0}, 0
+    rng.shuffle(kinds)
+    for count, kind in enumerate(kinds[:number], start=1):
+        run = folder / f"{count:02d}" / "run"
+        run.parent.mkdir(parents=True, exist_ok=True)
+        pod = 2 if "of two" in kind else 1
+        happened, statuses = fault(kind, run, cache, rng)
+        again = finish(start(run, run.parent / "cache" if kind.endswith("caching") else cache, pod))
+        exact = set(again) == {0} and content(run) == references[pod]
+        resumed = [line.split("Resuming", 1)[1].strip() for line in log_of(run).splitlines() if "Resuming" in line]
+        tally[happened.partition(",")[0]] += 1
+        tally["exact"] += exact
+        tally["hangs"] += None in (*statuses, *again)
+        wrong += not exact
+        print(f"{count:2d} {kind}: {happened}, status {statuses}, then {again}, {'exact' if exact else 'OTHERWISE'} {'; '.join(resumed)}", flush=True)
+        if exact:
+            shutil.rmtree(run.parent)
+    print(json.dumps(tally | {"wrong": wrong}))
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(1 if campaign(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else None) else 0)
