@@ -5,7 +5,7 @@ import math
 
 import ml_collections
 
-from causal_ctx import data, optim
+from causal_ctx import data, kinds, optim
 from causal_ctx.data import factor_sets, preprocessing
 from causal_ctx.methods import METHODS, of_system
 from causal_ctx.models import causal_transition, context_module, conv_vae, mcq_vae, normalisation, quantiser
@@ -218,21 +218,23 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     if config.keys() != default(system).keys():
         others = next(other for other in ("context", "transition") if config.keys() == default(other).keys())
         raise ConfigError(f"method is {config.method}, which is none of this config's system; choose one of {', '.join(of_system(others))}.")
-    _validate_types(flat(config.to_dict()), flat(default(system).to_dict()))
+    fields = flat(config.to_dict())
+    if wrong := kinds.misfit(fields, flat(default(system).to_dict())):
+        raise ConfigError(wrong)
     for field, choices in CHOICES[system].items():
-        if _get(config, field) not in choices:
-            raise ConfigError(f"{field} is {_get(config, field)!r}; choose one of {', '.join(choices)}.")
+        if fields[field] not in choices:
+            raise ConfigError(f"{field} is {fields[field]!r}; choose one of {', '.join(choices)}.")
     for field in POSITIVE[system]:
-        if not 0 < _get(config, field) < math.inf:
-            raise ConfigError(f"{field} is {_get(config, field)}; it must be positive and finite.")
+        if not 0 < fields[field] < math.inf:
+            raise ConfigError(f"{field} is {fields[field]}; it must be positive and finite.")
     for field in NOT_NEGATIVE[system]:
-        if not 0 <= _get(config, field) < math.inf:
-            raise ConfigError(f"{field} is {_get(config, field)}; it must be finite and not negative.")
+        if not 0 <= fields[field] < math.inf:
+            raise ConfigError(f"{field} is {fields[field]}; it must be finite and not negative.")
     if not config.checkpoint.minutes > 0 or config.checkpoint.every_epochs < 0:
         raise ConfigError(f"checkpoint has minutes {config.checkpoint.minutes} and every_epochs {config.checkpoint.every_epochs}; give a positive and no negative one.")
     for field in ("seed", "data.seed"):
-        if _get(config, field) >= 2**32:
-            raise ConfigError(f"{field} is {_get(config, field)}; give a number below 2^32.")
+        if fields[field] >= 2**32:
+            raise ConfigError(f"{field} is {fields[field]}; give a number below 2^32.")
     if config.init_from and not METHODS[config.method].starts_from:
         raise ConfigError(f"init_from is {config.init_from!r}, but {config.method} trains from scratch; leave it empty.")
     for name in PHASES[system]:
@@ -284,21 +286,6 @@ NOT_NEGATIVE = {
         "objective.identity objective.prior objective.size objective.positive evaluation.pairs evaluation.images"
     ).split(),
 }
-
-
-def _validate_types(fields: dict[str, object], published: dict[str, object]) -> None:
-    """A config written in Python can hold anything."""
-    for field, like in published.items():
-        value = fields.get(field)
-        fits = isinstance(value, tuple) and all(_fits(item, like[0]) for item in value) if isinstance(like, tuple) else _fits(value, like)
-        if not fits:
-            raise ConfigError(f"{field} is {value!r:.80}; it must be of the kind of {like!r}.")
-
-
-def _fits(value, like) -> bool:
-    """Whether `value` is of the kind of `like`: a whole number is a number, a truth value is none."""
-    kinds = (int, float) if isinstance(like, float) else type(like)
-    return isinstance(value, kinds) and isinstance(value, bool) == isinstance(like, bool)
 
 
 def _validate_phase(name: str, t: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -364,12 +351,6 @@ def _validate_transition(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(f"model.codebook_decay is {m.codebook_decay}; it must lie in [0, 1).")
     if len(mix) != 3 or not all(0 <= share < math.inf for share in mix) or not sum(mix):
         raise ConfigError(f"train.mix is {tuple(mix)}; give three weights for the modes base, action and retrieval, not all zero.")
-
-
-def _get(config: ml_collections.ConfigDict, field: str):
-    for part in field.split("."):
-        config = config[part]
-    return config
 
 
 def differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
