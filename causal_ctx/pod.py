@@ -76,7 +76,7 @@ def joined(mode: str, wait_seconds: float) -> Iterator[None]:
     """Within, this process is one of its pod, if it has one: `mode` "auto" looks for one, "on" refuses to go on without, "off" does not look.
 
     Raises ConfigError, and PodError where processes are missing after `wait_seconds`. Later, where a process of the pod is lost or ends early, the others end
-    within `SILENCE` seconds with status `LOST` and a sentence that names it.
+    with a sentence that names it, and status `LOST`, or 1 if it refused.
     """
     pod = described() if mode != "off" else None
     if pod is None and mode == "on":
@@ -123,7 +123,6 @@ class RollCall:
         self.pod, self.hosts = pod, 0  # how many hosts there are, once all are in
         self.host, port = pod.address.rpartition(":")[0].strip("[]"), int(pod.address.rpartition(":")[2])
         self.port = beside(port)
-        self._final = False  # whether a loss is one that no other start of the same command mends
         self._complete, self._lost, self._leaving = threading.Event(), threading.Event(), threading.Event()
         self._connection, self._roll, self.loss = None, None, ""  # `loss`: the sentence about another process that is gone
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from causal_ctx import kinds
 from causal_ctx.config import flat
 from causal_ctx.files import DamagedError
 
@@ -53,27 +54,15 @@ def read_results(workdir) -> dict:
     every run has."""
     path = Path(workdir) / "results.json"
     found = _read_json(path, "evaluate the run first (--mode=evaluate)")
-    if wrong := _misfit(found, RESULTS):
-        raise DamagedError(f"{path} is not as a run writes it: {wrong}; evaluate the run again (--mode=evaluate).")
+    if wrong := kinds.misfit(flat(found), RESULTS):
+        raise DamagedError(f"{path} is not as a run writes it: {wrong.rstrip('.')}; evaluate the run again (--mode=evaluate).")
     return found
 
 
-NUMBER = (int, float)
-RESULTS = {
-    "dataset": str, "method": str, "backbone": str, "seed": int,
-    "train": {"images": int, "steps": int, "seconds": NUMBER, "images_per_second": NUMBER, "devices": int},
+RESULTS = {  # what every run has, as examples
+    "dataset": "", "method": "", "backbone": "", "seed": 0,
+    "train.images": 0, "train.steps": 0, "train.seconds": 0.0, "train.images_per_second": 0.0, "train.devices": 0,
 }
-
-
-def _misfit(found: dict, wanted: dict, prefix: str = "") -> str:
-    """What of `found` is missing or of another type than `wanted`, "" if nothing is."""
-    for name, kind in wanted.items():
-        value, of_kind = found.get(name), dict if isinstance(kind, dict) else kind
-        if not isinstance(value, of_kind) or (isinstance(value, bool) and kind is not bool):
-            return f"{prefix}{name} is {'missing' if name not in found else f'{value!r:.50}'}"
-        if isinstance(kind, dict) and (wrong := _misfit(value, kind, f"{prefix}{name}.")):
-            return wrong
-    return ""
 
 
 def read_config(workdir) -> dict:
