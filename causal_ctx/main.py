@@ -91,6 +91,8 @@ def perform() -> int:
     workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
     if workdir is None and mode not in WITHOUT_WORKDIR:
         return refuse("No --workdir was given; name the folder that the run shall be written to.")
+    if "://" in (workdir or ""):
+        return refuse(f"--workdir={workdir} is an address, and runs need a folder, where files are renamed and locked; mount it on every host and name where.")
     if config is None and mode not in WITHOUT_CONFIG:
         return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
     if COMPILATION_CACHE.value:

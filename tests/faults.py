@@ -105,13 +105,11 @@ def fault(kind: str, folder: Path, cache: Path, rng: random.Random) -> tuple[str
     processes = start(folder, own_cache, pod)
     if not at(moment, folder, processes, rng):
         return "came too late", finish(processes)
-    if "kill" in kind:
-        processes[-1].send_signal(signal.SIGKILL)
-    elif kind.startswith("SIGTERM"):
-        processes[-1].send_signal(signal.SIGTERM)
+    processes[-1].send_signal(signal.SIGTERM if kind.startswith("SIGTERM") else signal.SIGKILL)
+    began = time.monotonic()
     statuses = finish(processes, 120)
     torn = f", {tear(folder, rng)}" if kind.startswith("torn") else ""
-    return f"happened{torn}", statuses
+    return f"happened{torn}, ended {time.monotonic() - began:.1f} s later", statuses
 
 
 KINDS = [

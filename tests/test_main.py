@@ -33,6 +33,7 @@ def call(*arguments, timeout=300):
     ([CONFIG, "train"], "The argument 'train' is not a flag; write --name=value."),
     ([CONFIG], "No --workdir was given"),
     (["--workdir=w"], "No --config was given"),
+    ([CONFIG, "--workdir=gs://bucket/w"], "--workdir=gs://bucket/w is an address, and runs need a folder"),
     ([CONFIG, "--workdir=/proc/w"], "--workdir=/proc/w cannot be written"),
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
     ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),

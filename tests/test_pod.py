@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -69,6 +70,45 @@ def test_two_processes_train_a_run_each(tmp_path):
     np.testing.assert_allclose(first["images"], ours["images"], atol=0.05)
     for seed in range(2):
         assert sorted(path.name for path in (tmp_path / "runs" / str(seed) / "checkpoints").iterdir()) == ["best", "kept", "newest"]
+
+
+SMALL = ["--config.data.resolution=16", "--config.evaluation.projections=10", "--config.data.held_out_per_context=64"]
+QUAD, CODES = ["--config=configs/quad_dependent.py:tiny", *SMALL], ["--config=configs/ct_vae.py:quad,tiny"]
+
+
+def command(flags: list[str], folder: Path, processes: int = 1) -> None:
+    """Runs the program by launch/local_pod.sh, or alone."""
+    line = [ROOT / "launch" / "local_pod.sh", str(processes)] if processes > 1 else [sys.executable, "-m", "causal_ctx.main"]
+    own = {"PYTHON": sys.executable, "PORT": str(free_port()), "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    done = subprocess.run([*line, *flags, f"--workdir={folder}"], env={**os.environ, **own}, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def scores(folder: Path) -> dict[str, float]:
+    """Every number of every results.json below the folder but for costs, by its path."""
+    def flat(value, name):
+        parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return {name: value} if not parts else {key: leaf for part, inner in parts for key, leaf in flat(inner, f"{name}/{part}").items()}
+
+    found = {str(path.relative_to(folder)): json.loads(path.read_text()) for path in folder.rglob("results.json")}
+    costs = {"seconds", "images_per_second", "devices"}
+    return {name: value for name, value in flat(found, "").items() if not costs & set(name.split("/")) and not isinstance(value, str)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags, processes", [(QUAD, 2), (QUAD, 4), ([*QUAD, "--seeds=2"], 2), (CODES, 2)], ids=["run-2", "run-4", "sweep-2", "ct_vae-2"])
+def test_a_pod_on_this_machine_comes_to_the_scores_of_one_process(flags, processes, tmp_path):
+    """The same table to 2 %, after Adam has enlarged the rounding of sums in another order; of the same weights, to 1e-4."""
+    command(flags, tmp_path / "alone")
+    shutil.copytree(tmp_path / "alone", tmp_path / "scored")
+    command(flags, tmp_path / "pod", processes)
+    alone, pod_ = scores(tmp_path / "alone"), scores(tmp_path / "pod")
+    assert alone.keys() == pod_.keys() and len(alone) > 20
+    for name, value in alone.items():
+        assert pod_[name] == pytest.approx(value, rel=2e-2, abs=1e-3), name
+    if "--seeds=2" not in flags:
+        command([*flags, "--mode=evaluate"], tmp_path / "scored", processes)
+        assert scores(tmp_path / "scored") == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
 
 @contextlib.contextmanager
