@@ -1,6 +1,5 @@
 """A published table by one command: what it says, what it will cost here, and then ours beside it."""
 
-import importlib.util
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from types import ModuleType
 
 import ml_collections
 
-from causal_ctx import sweep, workdir as workdirs
+from causal_ctx import supplied, sweep, workdir as workdirs
 from causal_ctx.config import ConfigError, flat, phase
 from causal_ctx.methods import METHODS
 from causal_ctx.plan import plan_of
@@ -16,10 +15,10 @@ from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, tables
 from causal_ctx.reports.published import Estimate
 from causal_ctx.run import load_data
+from causal_ctx.supplied import CONFIGS
 from causal_ctx.train import images_per_second
 
 LOG = logging.getLogger(__name__)
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
@@ -64,11 +63,7 @@ def cost_seconds(runs: dict[str, ml_collections.ConfigDict]) -> float:
 
 
 def _module(folder: Path, name: str, flag: str) -> ModuleType:
-    path = folder / f"{name}.py"
-    if not path.is_file() or name in METHODS:  # configs named by a method are of systems without published tables
+    if not (folder / f"{name}.py").is_file() or name in METHODS:  # configs named by a method are of systems without published tables
         known = ", ".join(sorted(other.stem for other in folder.glob("*.py") if other.stem not in METHODS)) or f"none, since {folder} is not there: run from a checkout"
         raise ConfigError(f"{flag}={name} names no config; choose one of {known}.")
-    spec = importlib.util.spec_from_file_location(f"configs_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return supplied.module(folder, name)

@@ -18,7 +18,7 @@ from causal_ctx.evaluation.codes import CodePredictor
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import effective_causal_blocks
-from causal_ctx.start import initial_state, restore
+from causal_ctx.start import restore, shape_of_state
 from causal_ctx.step import TrainState
 from causal_ctx.systems import transition
 
@@ -179,12 +179,12 @@ RUNS = {"context": Run, "transition": TransitionRun}
 
 def best_state(run: Run | TransitionRun) -> TrainState:
     """The state of the best epoch, or with exported weights. Raises DamagedError where there is none or it cannot be read."""
+    like = shape_of_state(run.config, run.data, parallel.data_mesh())
     if (run.workdir / export.WEIGHTS).exists():
-        initial = initial_state(run.config, run.data, parallel.data_mesh())
-        variables = parallel.everywhere(parallel.data_mesh(), export.read(run.workdir / export.WEIGHTS, initial.variables))
-        return initial.replace(params=variables.pop("params"), collections=variables)
+        variables = parallel.everywhere(parallel.data_mesh(), export.read(run.workdir / export.WEIGHTS, like.variables))
+        return like.replace(params=variables.pop("params"), collections=variables)
     with Checkpoints(run.workdir / "checkpoints") as checkpoints:
-        return restore(checkpoints, "best", initial_state(run.config, run.data, parallel.data_mesh()))[0]
+        return restore(checkpoints, "best", like)[0]
 
 
 def load_data(config: ml_collections.ConfigDict) -> systems.Data:

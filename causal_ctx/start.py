@@ -47,6 +47,13 @@ def initial_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding
     return parallel.everywhere(mesh, state)
 
 
+def shape_of_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:
+    """`initial_state` as shapes, types and shardings alone, which nothing is compiled for: what a checkpoint is restored to."""
+    trainer = build_trainer(config, dataset)
+    shapes = jax.eval_shape(lambda: trainer.init(config.seed, hyper(config, dataset)))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated(mesh)), shapes)
+
+
 def first_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.Mesh) -> TrainState:
     """The state before the first step: `initial_state`, with what the method takes over from the run in `config.init_from` where it starts from one."""
     state = initial_state(config, dataset, mesh)
@@ -56,7 +63,7 @@ def first_state(config: ml_collections.ConfigDict, dataset, mesh: jax.sharding.M
     with Checkpoints(Path(config.init_from) / "checkpoints") as checkpoints:
         if checkpoints.step("best") is None:
             raise StartError(f"The run in {config.init_from} has no trained weights yet; finish it first.")
-        source, _ = restore(checkpoints, "best", initial_state(theirs, dataset, mesh))
+        source, _ = restore(checkpoints, "best", shape_of_state(theirs, dataset, mesh))
     return systems.of(config).take_over(config, state, source)
 
 

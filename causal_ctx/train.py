@@ -19,7 +19,7 @@ from causal_ctx.files import write_atomically
 from causal_ctx.objectives.objective import means
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.progress import MetricsLog, Progress
-from causal_ctx.start import build_feed, build_trainer, first_state, initial_state, restore, tree
+from causal_ctx.start import build_feed, build_trainer, first_state, hyper, initial_state, restore, shape_of_state, tree
 from causal_ctx.step import TrainState
 
 LOG = logging.getLogger(__name__)
@@ -46,10 +46,9 @@ class Member:
         if self.checkpoints.step("newest") is None:
             state = first_state(self.config, self.dataset, mesh)
         else:
-            initial = initial_state(self.config, self.dataset, mesh)
-            state, self.record = restore(self.checkpoints, "newest", initial)
+            state, self.record = restore(self.checkpoints, "newest", shape_of_state(self.config, self.dataset, mesh))
             self.checkpoints.set_aside(int(state.step))
-            state = state.replace(hyper=initial.hyper)
+            state = state.replace(hyper=parallel.everywhere(mesh, hyper(self.config, self.dataset)))
             LOG.info("Resuming %s at step %d of %d.", self.workdir.name, int(state.step), self.plan.total_steps)
         self.step = int(state.step)
         if parallel.is_first_process():

@@ -21,7 +21,7 @@ from tests.test_pod import free_port
 ROOT = Path(__file__).parent.parent
 COMMAND = ["-m", "causal_ctx.main", "--config=configs/quad_dependent.py:tiny", "--config.data.resolution=16", "--config.train.epochs=6",
            "--config.evaluation.projections=10", "--config.data.held_out_per_context=64", "--config.checkpoint.minutes=0.02"]
-LIMIT = 300.0  # seconds after which a run counts as hanging
+LIMIT = 900.0  # seconds after which a run counts as hanging
 SIGNS = {  # a moment, and what the log or the folder shows from then on
     "data caching": lambda folder, log: any(folder.parent.glob("cache/**/.*-*")) or "Making" in log,
     "training": lambda folder, log: "training step is ready" in log,
@@ -107,7 +107,7 @@ def fault(kind: str, folder: Path, cache: Path, rng: random.Random) -> tuple[str
         return "came too late", finish(processes)
     processes[-1].send_signal(signal.SIGTERM if kind.startswith("SIGTERM") else signal.SIGKILL)
     began = time.monotonic()
-    statuses = finish(processes, 120)
+    statuses = finish(processes)
     torn = f", {tear(folder, rng)}" if kind.startswith("torn") else ""
     return f"happened{torn}, ended {time.monotonic() - began:.1f} s later", statuses
 

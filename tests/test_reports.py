@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from causal_ctx.reports import charts, figures, formats, labels, page, tables
+from causal_ctx.reports import charts, composer, figures, formats, labels, page, tables
 from causal_ctx.reports.published import Estimate, published, setting_of
 from causal_ctx.reports.reading import Folder, read_metrics, read_results
 from causal_ctx.reports.verdict import verdict
@@ -49,7 +49,7 @@ class FakeRun:
         pairs = ["+".join(pair) for pair in combinations(concepts, 2) if set(pair) & set(concepts[:2])]
         held_out = {c: np.round(255 * self.draw(figures.interventions(c), 12, 7 + i)).astype(np.uint8) for i, c in enumerate(singles + pairs)}
         self.data = SimpleNamespace(name="quad_dependent", concepts=self.concepts, held_out=held_out, compositions=tuple(pairs),
-                                    training_contexts=tuple(singles), image_shape=held_out["obs"].shape[1:])
+                                    training_contexts=tuple(singles), image_shape=held_out["obs"].shape[1:], counterfactuals=None)
         self.calls = []
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(self.config | {"train": {"epochs": 12, "learning_rate": 1e-3}}))
@@ -69,6 +69,9 @@ class FakeRun:
         images = self.draw(interventions if self.module else (), num, seed)
         noise = np.random.default_rng(seed).normal(size=images.shape)
         return np.clip(images + self.blur * noise, 0, 1).astype(np.float32)
+
+    def generate_all(self, num, seed=0, subsets=()):
+        return {name: self.generate(figures.interventions(name), num, seed) for name in subsets}
 
     def reconstruct(self, images, interventions):
         return np.clip(np.asarray(images, np.float32) / 255 * 0.9 + 0.05, 0, 1)
@@ -491,11 +494,12 @@ def test_the_page_of_one_run_stands_alone(run):
     outline = Outline(html)
     assert not outline.open and len(html) < 10e6
     assert not {"link", "iframe"} & set(outline.tags) and "url(" not in html and "@import" not in html
-    assert outline.tags.count("script") == 1 and "default-src 'none'" in html
+    assert outline.tags.count("script") == 2 and "default-src 'none'" in html  # one of them is data
     script = html[html.index("<script>"):]
-    assert not re.findall(r"fetch|XMLHttp|WebSocket|import|innerHTML|eval|://", script)
+    assert not re.findall(r"XMLHttp|WebSocket|import|innerHTML|eval", script) and re.findall(r"\w+://[^\"]*", script) == ["http://www.w3.org/2000/svg"]
+    assert set(re.findall(r"fetch(?:ed)?\([\"`](\w*)", script)) == {"api"}  # asked for where the page came from a server
     assert outline.sources and all(source.startswith("data:image/webp;base64,") for source in outline.sources)
-    assert len(outline.images) == 5 and all(image["alt"] for image in outline.images)
+    assert len(outline.images) == 7 and all(image["alt"] for image in outline.images)
     assert "prefers-color-scheme: dark" in html and "learning_rate" in html and "4 min 43 s" in html
     assert not [name for name in run.workdir.iterdir() if name.name.endswith(".partial")]
 
@@ -505,7 +509,7 @@ def test_the_page_of_several_runs_compares_methods_and_draws_the_best_seed(tmp_p
     html = page.write_report(runs, tmp_path / "report.html", tmp_path / "figures").read_text("utf-8")
     assert "closer to the real ones than those of base_pooled" in html
     assert html.count("<figure>") == 4 + 3 + 1  # the best seeds, the blocks of the module alone, one figure of curves
-    assert not runs[0].calls and not runs[2].calls and "<h3>base_pooled, seed 1</h3>" in html
+    assert {num for run in (runs[0], runs[2]) for _, num, _ in run.calls} == {composer.NOISES} and "<h3>base_pooled, seed 1</h3>" in html
     assert {p.relative_to(tmp_path / "figures").as_posix() for p in (tmp_path / "figures").rglob("*.png")} == {
         *(f"cm_end_to_end/{n}.png" for n in ("compositions", "samples", "reconstructions", "causal_blocks")),
         *(f"base_pooled/{n}.png" for n in ("compositions", "samples", "reconstructions")), "training_curves.png"}
@@ -530,7 +534,7 @@ def test_markup_in_names_stays_text(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(found))
     (tmp_path / "config.json").write_text(json.dumps({"method": "cm_" + evil, "seed": 0, "note": "</pre>" + evil}))
     outline = Outline(page.write_report([run], tmp_path / "report.html", folder=folder).read_text("utf-8"))
-    assert not outline.open and all("onerror" not in image for image in outline.images) and len(outline.images) == 5
+    assert not outline.open and all("onerror" not in image for image in outline.images) and len(outline.images) == 7
 
 
 def test_many_pictures_are_compressed_harder(run, monkeypatch):

@@ -293,7 +293,7 @@ def test_the_page_stands_alone_and_escapes_names(drawn, data, predictor, tmp_pat
     outline = Outline(html)
     assert not outline.open and len(html) < 10e6 and "<b>q" not in html and "&lt;b&gt;q up" in html and "$1&amp; up" in html
     assert outline.sources and all(source.startswith("data:image/webp;base64,") for source in outline.sources) and all(image["alt"] for image in outline.images)
-    assert len(outline.images) == len(few) + 1 and "<h2>Results</h2>" in html and "above the 20.0%" in html and "learning_rate" in html
+    assert len(outline.images) == len(few) + 1 + 2 and "<h2>Results</h2>" in html and "above the 20.0%" in html and "learning_rate" in html
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {f"{stem}.{e}" for stem in ("summary", "actions") for e in ("txt", "md", "csv", "tex")}
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {*few, "training_curves"}
 

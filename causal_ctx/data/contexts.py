@@ -26,6 +26,7 @@ class ContextData:
     held_out: images of these contexts and of the compositions, for the measures only.
     train_latents, held_out_latents, validation_latents: rows aligned with `train`, `held_out`, `validation`, or None where the data has none.
     simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
+    counterfactuals: (any context, n) -> n images whose row i has the same exogenous noise in every context; None as above.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ContextData:
     train_latents: dict[str, np.ndarray] | None = None
     held_out_latents: dict[str, np.ndarray] | None = None
     simulate: Callable[[str, int], np.ndarray] | None = None
+    counterfactuals: Callable[[str, int], np.ndarray] | None = None
     validation_latents: dict[str, np.ndarray] | None = None
 
     def targets(self, context: str) -> np.ndarray:

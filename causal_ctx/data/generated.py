@@ -62,6 +62,7 @@ def load(config, generator: Generator) -> contexts.ContextData:
         validation_latents={c: x[rows:] for c, x in latents["train"].items()},
         held_out_latents=latents["held_out"],
         simulate=functools.partial(_simulate, generator, config.seed, config.resolution),
+        counterfactuals=functools.partial(_counterfactuals, generator, config.seed, config.resolution),
     )
 
 
@@ -89,6 +90,12 @@ def in_blocks(draw: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, 
 
 def _simulate(generator: Generator, seed: int, resolution: int, context: str, n: int) -> np.ndarray:
     return np.concatenate(list(_image_blocks(generator, ("held_out", context, n, seed), resolution)))
+
+
+def _counterfactuals(generator: Generator, seed: int, resolution: int, context: str, n: int) -> np.ndarray:
+    contexts.targets(context, generator.concepts)  # refuses unknown concepts
+    one_for_all = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS),)))
+    return generator.render(generator.draw(one_for_all, n, contexts.interventions(context)), resolution)
 
 
 def _cached_arrays(config, generator: Generator) -> dict[str, np.ndarray]:

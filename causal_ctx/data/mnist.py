@@ -96,13 +96,15 @@ def load(config) -> contexts.ContextData:
     counts = f"{config.train_per_context}-{config.held_out_per_context}"
     folder = f"{config.name}-{kind}-{mnist_files.fingerprint(files)}-{counts}-seed{config.seed}-v{GENERATOR_VERSION}"
     arrays = _cached(cache.root(config.cache_dir) / folder, names, split, make)
+    simulate = None if published else functools.partial(_simulate, digits, split["held_out"], config.seed)
     return contexts.ContextData(
         name=config.name,
         concepts=CONCEPTS,
         train={name: arrays[f"train_{name}"][:rows] for name in names["train"]},
         validation={name: arrays[f"train_{name}"][rows:] for name in names["train"]},
         held_out={name: arrays[f"held_out_{name}"] for name in names["held_out"]},
-        simulate=None if published else functools.partial(_simulate, digits, split["held_out"], config.seed),
+        simulate=simulate,
+        counterfactuals=simulate,  # the same digits in every context
     )
 
 

@@ -22,11 +22,16 @@ CLEAR = (0, 0, 0, 0)
 
 def tiles(images: np.ndarray) -> list[Image.Image]:
     """Images [n, H, W, C] (float in [0, 1] or uint8, C = 1 or 3), enlarged by a whole factor without smoothing."""
+    factor = max(1, round(TILE_PIXELS / images.shape[1]))
+    rgb = as_rgb(images).repeat(factor, axis=1).repeat(factor, axis=2)
+    return [Image.fromarray(image).convert("RGBA") for image in rgb]
+
+
+def as_rgb(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C], float in [0, 1] or uint8, C = 1 or 3, as uint8 [..., H, W, 3]."""
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(np.nan_to_num(images), 0, 1)).astype(np.uint8)
-    factor = max(1, round(TILE_PIXELS / images.shape[1]))
-    rgb = np.broadcast_to(images, (*images.shape[:3], 3)).repeat(factor, axis=1).repeat(factor, axis=2)
-    return [Image.fromarray(image).convert("RGBA") for image in rgb]
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
 def beside(parts: Sequence[Image.Image], gap: int = GAP, align: float = 0.5) -> Image.Image:

@@ -18,6 +18,7 @@ from causal_ctx.reports.canvas import INK
 
 DPI = 200
 FONT_POINTS = 8.5
+MOST_POINTS = 120  # of a line in the page
 COLOURS = ("#3a86c8", "#e07b28", "#33a06f", "#b25fb8", "#cf5252", "#9a8f3c")
 PUBLISHED = dict(marker="s", markersize=4.5, markerfacecolor="none", linestyle="")
 FLOOR = dict(color=INK, linewidth=1.2, linestyle=":")
@@ -56,6 +57,32 @@ def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None,
     if len(records) > 1:
         _legend(figure, dict(zip(records, (dict(color=colour) for colour in colours(len(records))))))
     return image(figure)
+
+
+def panels(records: dict[str, list[list[dict]]], seeds: dict[str, list[int]], keys: list[str], floor_bpp: float | None = None) -> list[dict]:
+    """`curves` as numbers, for a page that draws them: {"title", "floor", "lines": [{"label", "name", "colour", "points": [[images seen, value], ...]}]}.
+
+    seeds: {label: of every log}. A line is the means of MOST_POINTS pieces of equal length where there is more.
+    """
+    def lines(key: str) -> list[dict]:
+        return [
+            {"label": label, "name": f"{label}, seed {seed}" if len(logs) > 1 else label, "colour": place % len(COLOURS), "points": _thinned(_points(log, key))}
+            for place, (label, logs) in enumerate(records.items())
+            for seed, log in zip(seeds[label], logs)
+        ]
+
+    return [{"title": _title(key), "floor": floor_bpp if key == "validation/elbo_bpp" else None, "lines": lines(key)} for key in keys]
+
+
+def _points(log: list[dict], key: str) -> np.ndarray:
+    """(images seen, value) [n, 2] of what was logged under a name."""
+    return np.array([(r["images"], r[key]) for r in log if isinstance(r.get(key), int | float)], float).reshape(-1, 2)
+
+
+def _thinned(points: np.ndarray) -> list[list[float]]:
+    points = points[np.isfinite(points).all(axis=1)]
+    parts = np.array_split(points, MOST_POINTS) if len(points) > MOST_POINTS else [point[None] for point in points]
+    return [[round(float(x)), float(f"{y:.5g}")] for x, y in (part.mean(axis=0) for part in parts)]
 
 
 def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floor") -> Image.Image:
@@ -166,7 +193,7 @@ def _curves(axis: Axes, key: str, records: dict[str, list[list[dict]]]) -> None:
     tops = []
     for colour, logs in zip(colours(len(records)), records.values()):
         for log in logs:
-            points = np.array([(r["images"], r[key]) for r in log if isinstance(r.get(key), int | float)], float).reshape(-1, 2)
+            points = _points(log, key)
             few = len(logs) == 1 and len(points) < 40
             axis.plot(*points.T, color=colour, linewidth=1.3 if len(logs) == 1 else 0.7, marker="o" if few else "", markersize=2.5)
             settled = points[len(points) // 10 :, 1]  # the first steps would flatten everything after them

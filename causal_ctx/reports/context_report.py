@@ -1,7 +1,7 @@
 """The report of context modules and their baselines: what `page` asks of this system."""
 
 from causal_ctx.progress import duration
-from causal_ctx.reports import ablations, data_card, figures, tables
+from causal_ctx.reports import ablations, composer, data_card, figures, tables
 from causal_ctx.reports.published import CITATION
 from causal_ctx.reports.reading import Folder, read_card
 from causal_ctx.reports.system_report import MOST_LABELS, Section, SystemReport, by_label, number_of_runs, sections_of_best
@@ -34,9 +34,14 @@ def lead(named: list, results: list[dict]) -> str:
             f"{len(run.data.compositions)} held-out compositions; {images:,} training images drawn in {duration(seconds)}.")
 
 
+def score(result: dict) -> float | None:
+    """What the best seed has least of: the distance of held-out compositions."""
+    return tables.value(result, "strict", "composition")
+
+
 def sections(named: list, results: list[dict], folder: Folder) -> list[Section]:
     """The measures along the axes, the figures of the seed of each label that composes best, and the training of all runs."""
-    grids = sections_of_best(named, results, lambda result: tables.value(result, "strict", "composition"), lambda run: figures.pictures(run))
+    grids = sections_of_best(named, results, score, lambda run: figures.pictures(run))
     curves = [picture for picture in [figures.training_curves(by_label(named))] if picture]
     return [Section("", ablations.pictures(results, folder.axes)), *grids, Section("All runs" if len(named) > 1 else "", curves)]
 
@@ -59,5 +64,7 @@ REPORT = SystemReport(
     verdict=verdict,
     lead=lead,
     sections=sections,
+    compose=composer.of_interventions,
+    score=score,
     data=data,
 )

@@ -1,7 +1,7 @@
 """Figures of a finished run. Every function takes a Run (see causal_ctx.run) and returns a Picture."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from causal_ctx.files import write_atomically
 from causal_ctx.reports.canvas import ACCENT, REAL, above, beside, framed, label, label_width, on_white, tiles
-from causal_ctx.reports.charts import curves, heat_maps, terms
+from causal_ctx.reports.charts import curves, heat_maps, panels, terms
 from causal_ctx.reports.reading import read_metrics, read_results
 from causal_ctx.reports.tables import value
 
@@ -20,13 +20,15 @@ SECTION_GAP = 40
 
 
 class Picture(NamedTuple):
-    """`image` is RGBA on a transparent ground at two pixels per displayed pixel; `name` is the stem of its file."""
+    """`image` is RGBA on a transparent ground at two pixels per displayed pixel; `name` is the stem of its file. With `panels` (see `charts.panels`) the page
+    draws the curves itself, so that values can be read off, and the image is for files and where there are no scripts."""
 
     name: str
     title: str
     image: Image.Image
     caption: str
     alt: str
+    panels: Sequence[dict] = ()
 
 
 def interventions(context: str) -> frozenset[str]:
@@ -108,7 +110,7 @@ def causal_blocks(run) -> Picture | None:
 
 def training_curves(runs: dict[str, list]) -> Picture | None:
     """Loss terms and validation ELBO of runs {label: its seeds} against the images seen; None while nothing was logged."""
-    records = {name: logs for name, seeds in runs.items() if (logs := [log for run in seeds if (log := read_metrics(run.workdir))])}
+    records = logged_by(runs)
     if not terms(records):
         return None
     every = [run for seeds in runs.values() for run in seeds]
@@ -120,7 +122,18 @@ def training_curves(runs: dict[str, list]) -> Picture | None:
         "training_curves", "Training", curves(records, floor),
         "Terms of the training loss, in nats per image, and the validation ELBO in bits per pixel, against images seen." + thin + dotted,
         f"Line charts of the loss terms and the validation ELBO of {', '.join(name or 'the run' for name in records)}.",
+        panels(records, seeds_of(runs), terms(records), floor),
     )
+
+
+def logged_by(runs: dict[str, list]) -> dict[str, list[list[dict]]]:
+    """{label: the log of every run that has one} of {label: runs}."""
+    return {name: logs for name, seeds in runs.items() if (logs := [log for run in seeds if (log := read_metrics(run.workdir))])}
+
+
+def seeds_of(runs: dict[str, list]) -> dict[str, list[int]]:
+    """{label: the seed of every run that has a log}."""
+    return {name: [read_results(run.workdir)["seed"] for run in seeds if read_metrics(run.workdir)] for name, seeds in runs.items()}
 
 
 def pictures(run) -> list[Picture]:

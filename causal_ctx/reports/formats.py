@@ -106,7 +106,7 @@ def _group_html(table: Table, heading: str, rows: Iterable[Row]) -> str:
     lines = [f'<tr><th colspan="{len(table.columns) + 1}" scope="rowgroup">{escape(heading)}</th></tr>']
     for row in rows:
         cells = _marked(table, row, winners, '<strong class="best">{}</strong>', escape)
-        lines.append(f'<tr><th scope="row">{escape(row.label)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        lines.append(f'<tr data-label="{escape(row.label)}"><th scope="row">{escape(row.label)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return "".join(lines)
 
 

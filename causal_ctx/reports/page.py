@@ -1,4 +1,4 @@
-"""One self-contained HTML page for one or several runs: no request to anywhere, light and dark, a small script that only sorts tables."""
+"""One self-contained HTML page for one or several runs: no request to anywhere, light and dark; a script for the composer, curves and tables."""
 
 import base64
 import importlib.resources
@@ -13,18 +13,22 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from causal_ctx import supplied
 from causal_ctx.files import write_atomically
 from causal_ctx.progress import duration
-from causal_ctx.reports import figures, formats
+from causal_ctx.reports import composer, figures, formats
+from causal_ctx.reports.composer import Composer
 from causal_ctx.reports.labels import labelled
-from causal_ctx.reports.reading import Folder, read_config
-from causal_ctx.reports.system_report import Section, SystemReport
+from causal_ctx.reports.reading import Folder, read_config, read_fields
+from causal_ctx.reports.system_report import Section, SystemReport, best_first
 from causal_ctx.reports.system_reports import REPORTS, by_system, labelled_results
 
 MOST_BYTES = 9_500_000
 MOST_LINES = 12  # of runs that are shown unfolded
+FILTER = '<p class="filter"><label>Show runs whose name holds <input type="search" id="filter" autocomplete="off"></label></p>'
 QUALITIES = (90, 70, 45, 20)  # of WebP, tried in this order until the page is small enough
 PART = string.Template("""<section class="verdict" aria-label="Verdict">$verdict</section>
+$composer
 <h2>$results</h2>
 $summary
 $measures
@@ -79,6 +83,7 @@ class _Part(NamedTuple):
     lead: str
     sections: list[Section]
     data: list[tuple[str, Section]]
+    composer: Composer | None
     folder: str
 
 
@@ -87,7 +92,10 @@ def _parts(named: list, results: list[dict], folder: Folder) -> list[_Part]:
     parts = []
     for key, places in found.items():
         system, own, their = REPORTS[key], [named[i] for i in places], [results[i] for i in places]
-        parts.append(_Part(system, their, system.lead(own, their), system.sections(own, their, folder), system.data(own), key if len(found) > 1 else ""))
+        composed = system.compose(own, their, best_first(own, their, system.score))
+        for entry in composed.data["entries"] if composed else ():
+            entry["run"] = places[entry["run"]]
+        parts.append(_Part(system, their, system.lead(own, their), system.sections(own, their, folder), system.data(own), composed, key if len(found) > 1 else ""))
     return parts
 
 
@@ -101,22 +109,67 @@ def _load(run):
 
 def _page(named: list, results: list[dict], parts: list[_Part], folder: Folder) -> str:
     package = importlib.resources.files("causal_ctx.reports")
-    template = string.Template((package / "report.html").read_text("utf-8"))
+    read = lambda name: (package / name).read_text("utf-8")
     configs = [_folded(f"{name}, seed {r['seed']}", json.dumps(read_config(run.workdir), indent=2)) for (name, run), r in zip(named, results)]
     fields = dict(
         title=escape(_title(results, folder)),
         lead=escape(" ".join(part.lead for part in parts)),
-        style=(package / "report.css").read_text("utf-8"),
+        style=read("report.css"),
+        script=read("report.js"),
+        command=_made_by(named),
         facts=_facts(results),
         missing=_missing(results, folder),
+        filter=FILTER if len({name for name, _ in named}) > 1 else "",
         configs=_short(f"Configurations of {len(configs)} runs", "".join(configs), len(configs)),
     )
     written = [_written(part) for part in parts]
+    charts = {_chart(part, picture): picture.panels for part in parts for section in part.sections for picture in section.pictures if picture.panels}
+    numbers = {"composers": _composers(parts), "charts": charts}
+    fields["page_data"] = json.dumps(numbers).replace("<", "\\u003c")  # of which the only way out of a script element is made
     for quality in QUALITIES:
-        page = template.substitute(fields, parts="".join(PART.substitute(text, **_drawn(part, quality)) for part, text in zip(parts, written)))
+        page = string.Template(read("report.html")).substitute(
+            fields, parts="".join(PART.substitute(text, **_drawn(part, place, quality)) for place, (part, text) in enumerate(zip(parts, written))))
         if len(page.encode()) <= MOST_BYTES:
             break
     return page
+
+
+def _composers(parts: list[_Part]) -> list[dict | None]:
+    """The data of every part's composer, its sheets counted over the whole page."""
+    found, before = [], 0
+    for part in parts:
+        found.append(part.composer and part.composer.numbered(before))
+        before += len(part.composer.sheets) if part.composer else 0
+    return found
+
+
+def _composer(part: _Part, place: int, quality: int) -> str:
+    """The place for the composer of a part, and its sheets."""
+    if not part.composer:
+        return ""
+    sheets = "".join(f'<img class="sheet" hidden alt="{escape(s.alt)}" src="{_data_uri(s.image, quality)}">' for s in part.composer.sheets)
+    return (f'<section class="composer" aria-label="Composer"><h2>{_heading(part, "Composer")}</h2><p>{escape(composer.READING[part.composer.data["kind"]])}</p>'
+            f'<div data-composer="{place}" hidden></div>{sheets}<noscript><p class="note">The composer needs JavaScript, which is off.</p></noscript></section>')
+
+
+def _made_by(named: list) -> str:
+    """The commands that make the runs, and where the config of each is not that of the publication."""
+    made = {name: _command(run.workdir) for name, run in reversed(named)}  # of the first seed of each
+    shown = [(name, *made[name]) for name in dict.fromkeys(name for name, _ in named) if made[name][0]]
+    if len(shown) == 1:
+        return "".join(shown[0][1:])
+    return _unfolding(f"Commands of {len(shown)} kinds of runs", "".join(f"<h3>{escape(name)}</h3>{command}{unlike}" for name, command, unlike in shown)) if shown else ""
+
+
+def _command(workdir: Path) -> tuple[str, str]:
+    """The command that makes the run in `workdir`, to copy, and the table of fields that are not as published; "" where no supplied config is like it."""
+    fields = read_fields(workdir)
+    command, differing = supplied.command(fields, str(workdir)), supplied.unlike_published(fields)
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(ours))}</td><td>{escape(str(theirs))}</td></tr>' for name, (ours, theirs) in differing.items())
+    table = (f'<div class="scroll"><table class="facts"><thead><tr><th scope="col">field</th><th scope="col">here</th><th scope="col">published</th></tr></thead>'
+             f"<tbody>{rows}</tbody></table></div>")
+    unlike = _unfolding(f"Differs from the published setting in {len(differing)} fields", table) if differing else ""
+    return (f"<pre><code data-copy>{escape(command)}</code></pre>" if command else "", unlike)
 
 
 def _written(part: _Part) -> dict[str, str]:
@@ -132,11 +185,11 @@ def _written(part: _Part) -> dict[str, str]:
     )
 
 
-def _drawn(part: _Part, quality: int) -> dict[str, str]:
-    """The fields of PART that hold pictures."""
-    data = "".join(html + _figures(section, quality) for html, section in part.data)
-    figures = "".join(_figures(section, quality) for section in part.sections)
-    return {"data": f"<h2>{_heading(part, 'Data')}</h2>{data}" if data else "", "figures": figures}
+def _drawn(part: _Part, place: int, quality: int) -> dict[str, str]:
+    """The fields of PART, the one at `place`, that hold pictures."""
+    data = "".join(html + _figures(section, quality, part) for html, section in part.data)
+    figures = "".join(_figures(section, quality, part) for section in part.sections)
+    return {"data": f"<h2>{_heading(part, 'Data')}</h2>{data}" if data else "", "figures": figures, "composer": _composer(part, place, quality)}
 
 
 def _heading(part: _Part, name: str) -> str:
@@ -198,14 +251,21 @@ def _unfolding(name: str, html: str) -> str:
     return f"<details><summary>{escape(name)}</summary>{html}</details>"
 
 
-def _figures(section: Section, quality: int) -> str:
+def _figures(section: Section, quality: int, part: _Part) -> str:
     heading = f"<h3>{escape(section.heading)}</h3>" if section.heading else ""
-    return heading + "".join(
-        f'<figure><div class="scroll"><img src="{_data_uri(p.image, quality)}" alt="{escape(p.alt)}" '
-        f'width="{p.image.width // 2}" height="{p.image.height // 2}"></div>'
-        f"<figcaption><strong>{escape(p.title)}.</strong> {escape(p.caption)}</figcaption></figure>"
-        for p in section.pictures
-    )
+    drawn = heading + "".join(_figure(picture, quality, part) for picture in section.pictures)
+    return f'<div data-label="{escape(section.heading)}">{drawn}</div>' if section.folder else drawn
+
+
+def _chart(part: _Part, picture: figures.Picture) -> str:
+    return f"{part.system.name}: {picture.title}"
+
+
+def _figure(picture: figures.Picture, quality: int, part: _Part) -> str:
+    image = (f'<div class="scroll"><img src="{_data_uri(picture.image, quality)}" alt="{escape(picture.alt)}" '
+             f'width="{picture.image.width // 2}" height="{picture.image.height // 2}"></div>')
+    shown = f'<div class="charts" data-chart="{escape(_chart(part, picture))}"></div><noscript>{image}</noscript>' if picture.panels else image
+    return f"<figure>{shown}<figcaption><strong>{escape(picture.title)}.</strong> {escape(picture.caption)}</figcaption></figure>"
 
 
 def _data_uri(image: Image.Image, quality: int) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from causal_ctx.reports.composer import Composer
 from causal_ctx.reports.figures import Picture
 from causal_ctx.reports.reading import Folder
 from causal_ctx.reports.tables import Table
@@ -26,7 +27,7 @@ class SystemReport(NamedTuple):
     summary_tables, detail_tables: results -> tables, the latter beside `note` in the former. comma_separated: (results, of the summary?) -> lines of CSV.
     details: the files of the detail tables, the heading above them and that of the fold that holds them. measures: {name: what it means}.
     verdict: results -> sentences. lead: (named, results) -> one sentence. sections: (named, results, folder) -> pictures. data: named -> (HTML, pictures) of
-    the data sets.
+    the data sets. compose: (named, results, order) -> what the page's composer shows of the runs, those that come first in `order`, places in both, first.
     """
 
     name: str
@@ -40,6 +41,8 @@ class SystemReport(NamedTuple):
     lead: Callable[[list, list[dict]], str]
     sections: Callable[[list, list[dict], Folder], list[Section]]
     data: Callable[[list], list[tuple[str, Section]]]
+    compose: Callable[[list, list[dict], list[int]], Composer | None]
+    score: Callable[[dict], float | None]  # of a result, that the best seed of a label has least of
 
 
 def best_seeds(named: Iterable, results: Iterable[dict], score: Callable[[dict], float | None]) -> dict[str, tuple[object, int]]:
@@ -51,6 +54,12 @@ def best_seeds(named: Iterable, results: Iterable[dict], score: Callable[[dict],
         if label not in best or found < best[label][0]:
             best[label] = (found, run, result["seed"])
     return {label: (run, seed) for label, (_, run, seed) in best.items()}
+
+
+def best_first(named: list, results: list[dict], score: Callable[[dict], float | None]) -> list[int]:
+    """Places of the runs: first those that `best_seeds` finds, then the others."""
+    best = [run for run, _ in best_seeds(named, results, score).values()]
+    return sorted(range(len(named)), key=lambda place: not any(named[place][1] is run for run in best))
 
 
 def sections_of_best(named: list, results: list[dict], score: Callable[[dict], float | None], pictures: Callable) -> list[Section]:

@@ -16,9 +16,9 @@ from causal_ctx.data.transitions import moved
 from causal_ctx.models.causal_transition import mask_logits
 from causal_ctx.models.graph_discovery import positions
 from causal_ctx.reports.canvas import ACCENT, above, beside, label, label_width, padded, tiles
-from causal_ctx.reports.charts import curves, logged
-from causal_ctx.reports.figures import SECTION_GAP, Picture
-from causal_ctx.reports.reading import read_metrics, read_results
+from causal_ctx.reports.charts import curves, logged, panels
+from causal_ctx.reports.figures import SECTION_GAP, Picture, logged_by, seeds_of
+from causal_ctx.reports.reading import read_results
 from causal_ctx.reports.transition_charts import Point, by_frequency, confusion, graphs, usage
 
 MOST_STEPS = 5  # of a chain
@@ -183,7 +183,7 @@ def frequencies(run) -> Picture | None:
 
 def training_curves(runs: dict[str, list]) -> Picture | None:
     """All that was logged of runs {label: its seeds} against the images seen; None while nothing was."""
-    records = {name: logs for name, seeds in runs.items() if (logs := [log for run in seeds if (log := read_metrics(run.workdir))])}
+    records = logged_by(runs)
     keys = logged(records)
     if not keys:
         return None
@@ -192,6 +192,7 @@ def training_curves(runs: dict[str, list]) -> Picture | None:
         "training_curves", "Training", curves(records, keys=keys),
         "Terms of training, those of a mode (base, action, retrieval) beside one another, and what validation measured, against images seen." + thin,
         f"Line charts of {len(keys)} logged numbers of {', '.join(name or 'the run' for name in records)}.",
+        panels(records, seeds_of(runs), keys),
     )
 
 

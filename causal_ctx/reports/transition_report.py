@@ -1,7 +1,7 @@
 """The report of CT-VAE's two phases, autoencoder and causal transition: what `page` asks of this system."""
 
 from causal_ctx.progress import duration
-from causal_ctx.reports import transition_ablations, transition_figures, transition_tables
+from causal_ctx.reports import composer, transition_ablations, transition_figures, transition_tables
 from causal_ctx.reports.reading import Folder
 from causal_ctx.reports.system_report import Section, SystemReport, by_label, number_of_runs, sections_of_best
 from causal_ctx.reports.transition_verdict import verdict
@@ -55,5 +55,7 @@ REPORT = SystemReport(
     verdict=verdict,
     lead=lead,
     sections=sections,
+    compose=composer.of_actions,
+    score=score,
     data=lambda named: [],
 )
