@@ -91,6 +91,12 @@ def test_auroc_of_the_truth_its_opposite_and_no_difference():
     assert graph.auroc(np.ones((3, 3)), NONE) is None and graph.auroc(np.ones((3, 3)), FULL) is None
 
 
+def test_chance_spreads_auroc_as_the_page_says():
+    truth = data.total_effects("quad_dependent") != 0
+    by_chance = [graph.auroc(np.random.default_rng(seed).random((6, 6)), truth) for seed in range(2000)]
+    assert np.std(by_chance) == pytest.approx(0.12, abs=0.005) and np.mean(by_chance) == pytest.approx(0.5, abs=0.01)
+
+
 def test_scores_of_graphs_made_by_hand():
     perfect = {"auroc": 1.0, "shd": 0, "precision": 1.0, "recall": 1.0, "true_edges": 2}
     assert graph.scores(CHAIN * 0.7, CHAIN) == perfect

@@ -29,7 +29,7 @@ def scored(seed=0, method="cm_end_to_end", **obs) -> dict:
 
 def test_the_table_holds_means_over_seeds_beside_chance_and_the_empty_graph():
     (table,) = graph_tables.graph_tables([scored(0), scored(1), scored(1)])  # a seed that is given twice counts once
-    assert table.title == "quad_dependent, conv64, learned graph against the true one (AUROC: higher is better)"
+    assert table.title == "quad_dependent, conv64, learned graph against the true one (higher is better but for SHD)"
     assert [heading for heading, _ in table.groups] == ["Observational blocks", "Blocks of the intervened concepts"]
     (row,) = table.groups[0][1]
     cells = dict(zip(table.columns, row.cells))

@@ -28,7 +28,7 @@ def learned_once(matrices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def edges(magnitudes: np.ndarray, fraction: float = THRESHOLD) -> np.ndarray:
-    """Whether magnitudes [K, K] are above `fraction` of the largest one off the diagonal: bool [K, K], False on the diagonal, and nowhere True where all are 0."""
+    """Whether magnitudes [K, K] are above `fraction` of the largest one off the diagonal: bool [K, K]; False on the diagonal, and everywhere if all are 0."""
     apart = _apart(magnitudes)
     return apart & (magnitudes > fraction * np.max(magnitudes, where=apart, initial=0))
 

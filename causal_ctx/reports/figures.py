@@ -107,11 +107,13 @@ def causal_blocks(run) -> Picture | None:
     norms = dict(zip(titles.values(), map(block_norms, blocks)))
     known = run.data.total_effects
     true = {title: np.abs(known[context]) for context, title in titles.items() if title in norms} if known else None
+    shown = ", above the true ones" if true else ""
     return Picture(
         "causal_blocks", "Causal blocks", heat_maps(norms, run.concepts, true),
         "How strongly a concept (row) hears the noise of another (column): Frobenius norm of the block between them. The diagonal is the identity "
-        "by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights." + (TRUE if true else ""),
-        f"Heat maps of block norms between the concepts {', '.join(run.concepts)}, observational and for each intervention{', above the true ones' if true else ''}.",
+        "by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights."
+        + (TRUE if true else ""),
+        f"Heat maps of block norms between the concepts {', '.join(run.concepts)}, observational and for each intervention{shown}.",
     )
 
 

@@ -10,10 +10,9 @@ KINDS = {"obs": "Observational blocks", "interventions": "Blocks of the interven
 MEASURES = ("auroc", "shd", "precision", "recall")
 COLUMNS = ("seeds", "AUROC", "untrained", "SHD", "no edges", "precision", "recall")
 NOTE = (
-    "Every block that a module learned, once, against whether the concept of its column truly moves that of its row, through others too. AUROC (higher is "
-    "better): the probability that the block of a true edge has the larger norm, ties half, over all ordered pairs of concepts; 0.5 is chance. The others "
-    f"take norms above {THRESHOLD} of the largest for edges. SHD (lower is better): edges to add, remove or reverse, each 1; no edges: that of an empty graph. "
-    "Untrained: AUROC before training."
+    "Every block that a module learned, once, against whether the concept of its column truly moves that of its row, through others too. AUROC: the "
+    "probability that the block of a true edge has the larger norm, ties half, over all ordered pairs of concepts; 0.5 is chance. The others take norms above "
+    f"{THRESHOLD} of the largest for edges. SHD: edges to add, remove or reverse, each 1; no edges: that of an empty graph. Untrained: AUROC before training."
 )
 
 
@@ -21,8 +20,8 @@ def graph_tables(results: Iterable[dict]) -> list[Table]:
     """A table per data set and backbone, a row per label whose results have a graph: mean ± standard error over seeds."""
     made = ((dataset, backbone, _groups(methods)) for (dataset, backbone), methods in by_method(results).items())
     return [
-        Table(f"{dataset}, {backbone}, learned graph against the true one (AUROC: higher is better)", "method", groups, NOTE, COLUMNS, {"AUROC": "highest", "SHD": "lowest"},
-              {"SHD": 1, "no edges": 0})
+        Table(f"{dataset}, {backbone}, learned graph against the true one (higher is better but for SHD)", "method", groups, NOTE, COLUMNS,
+              {"AUROC": "highest", "SHD": "lowest"}, {"SHD": 1, "no edges": 0})
         for dataset, backbone, groups in made
         if groups
     ]
