@@ -17,7 +17,6 @@ from causal_ctx.data.transition_sets import TransitionData
 from causal_ctx.evaluation.codes import CodePredictor
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
-from causal_ctx.models.context_module import effective_causal_blocks
 from causal_ctx.start import restore, shape_of_state
 from causal_ctx.step import TrainState
 from causal_ctx.systems import transition
@@ -76,11 +75,7 @@ class Run:
 
     def causal_blocks(self, interventions: Iterable[str] | str) -> np.ndarray | None:
         """Effective causal matrix [K, w, K, w] under the interventions, row = hearing concept, column = speaking noise; None without a context module."""
-        if not METHODS[self.config.method].module:
-            return None
-        module = self.predictor.variables["params"]["context_module"]
-        targets = self.targets(interventions)
-        return np.asarray(effective_causal_blocks(module["causal_obs"], module["causal_ivn"], targets, self.config.model.composition))
+        return self.predictor.causal_blocks(self.targets(interventions))
 
     def _name(self, interventions: Iterable[str] | str) -> str:
         if not isinstance(interventions, str):

@@ -115,6 +115,23 @@ def test_entropy_floor_of_every_held_out_context():
     assert own().entropy_floor_bpp.keys() == {"obs", "light", "pose", "light+pose"}
 
 
+def test_true_effects_are_known_by_name_where_the_law_is():
+    assert data.total_effects("quad_dependent", {"size"}).shape == (6, 6) and (data.total_effects("quad_dependent") != 0).sum() == 6 + 9
+    np.testing.assert_array_equal(data.total_effects("quad_independent", ["quad1"]), np.eye(6))
+    np.testing.assert_array_equal(data.total_effects("3dident/procedural", ["bg"]), np.eye(3))
+    with pytest.raises(ValueError, match="unknown concept 'hue'"):
+        data.total_effects("3dident/procedural", ["hue"])
+    assert set(data.CAUSAL_LAWS) < set(data.TABLE)
+    assert all(data.total_effects(name) is None for name in {*data.TABLE, "own"} - set(data.CAUSAL_LAWS))
+
+
+@pytest.mark.parametrize("name", data.TABLE)
+def test_loaded_data_bring_the_truth_of_every_training_context(name, monkeypatch):
+    monkeypatch.setattr(data.importlib, "import_module", lambda path: types.SimpleNamespace(load=lambda _: own(), total_effects=lambda names: tuple(names)))
+    expected = {"obs": (), "light": ("light",), "pose": ("pose",)} if name in data.CAUSAL_LAWS else None
+    assert data.load(types.SimpleNamespace(name=name)).total_effects == expected
+
+
 def test_unknown_data_set_is_refused():
     with pytest.raises(ValueError, match="Data set 'quad' is unknown; set data.name to one of quad_dependent, quad_independent"):
         data.load(types.SimpleNamespace(name="quad"))

@@ -60,6 +60,63 @@ def test_analytic_moments_match_a_sum_over_directed_paths(interventions):
     np.testing.assert_allclose(got_covariance, covariance / np.outer(deviation, deviation), atol=1e-12)
 
 
+@pytest.mark.parametrize("interventions", SETS, ids="+".join)
+def test_total_effects_are_how_latents_move_with_one_noise(interventions):
+    """By finite differences: the same random numbers, but one latent's noise a standard deviation higher."""
+
+    class Raised:
+        def __init__(self, column):
+            self.column = column
+
+        def standard_normal(self, shape):
+            numbers = np.random.default_rng(5).standard_normal(shape)
+            numbers[:, self.column] += 1.0
+            return numbers
+
+    concepts = [quad_scm.LATENTS.index(name) for name in quad_scm.CONCEPTS]
+    base = quad_scm.sample_latents(np.random.default_rng(5), 3, interventions)
+    moved = np.stack([quad_scm.sample_latents(Raised(column), 3, interventions) - base for column in concepts], axis=-1)
+    np.testing.assert_allclose(quad_scm.total_effects(interventions), moved[0, concepts], atol=1e-12)
+    np.testing.assert_allclose(moved[1:], moved[:1].repeat(2, 0), atol=1e-12)  # of a linear law, for every row the same
+
+
+@pytest.mark.parametrize("interventions", SETS, ids="+".join)
+def test_total_effects_are_zero_exactly_where_no_path_leads(interventions):
+    """Reachability over the edges of the specification, hidden latents included."""
+    into = {name: {cause for cause, effect in EDGES if effect == name and name not in interventions} for name in quad_scm.LATENTS}
+
+    def causes(name):
+        return into[name].union(*map(causes, into[name]))
+
+    expected = [[cause == name or cause in causes(name) for cause in quad_scm.CONCEPTS] for name in quad_scm.CONCEPTS]
+    np.testing.assert_array_equal(quad_scm.total_effects(interventions) != 0, expected)
+
+
+def test_total_effects_by_hand():
+    """Orientation reaches quad2 through the hidden shape alone, quad1 by four paths, two of them through color."""
+    deviation = dict(zip(quad_scm.LATENTS, np.sqrt(np.diag(quad_scm._raw_mean_covariance((), 1.0)[1]))))
+    at = lambda effects, hears, speaks: effects[quad_scm.CONCEPTS.index(hears), quad_scm.CONCEPTS.index(speaks)]
+    obs, cut = quad_scm.total_effects(), quad_scm.total_effects({"quad2", "orientation"})
+    paths = {"quad2": 1.45 * 0.58, "quad1": 1.12 + 1.45 * 0.58 * -1.23 + 1.45 * -1.34 * -0.95, "size": -0.81 + 1.45 * -1.34 * 1.67}
+    for name, path in paths.items():
+        assert at(obs, name, "orientation") == pytest.approx(path * np.sqrt(1.18) / deviation[name])
+    assert at(cut, "quad2", "orientation") == at(cut, "quad2", "quad3") == at(cut, "quad1", "quad3") == 0  # quad2 hears nothing, nor hands anything on
+    assert at(cut, "quad1", "orientation") == pytest.approx((1.12 + 1.45 * -1.34 * -0.95) * np.sqrt(1.26) / deviation["quad1"])
+    with pytest.raises(ValueError, match="no concept 'shape' to intervene on"):
+        quad_scm.total_effects({"shape"})
+
+
+@pytest.mark.parametrize("concept", quad_scm.CONCEPTS)
+def test_independent_latents_have_no_effect_on_one_another(concept):
+    effects = quad_independent.total_effects({concept})
+    samples = [quad_independent.sample_latents(np.random.default_rng(0), 100_000, names) for names in ((), {concept})]
+    spread = [latents[:, [quad_scm.LATENTS.index(name) for name in quad_scm.CONCEPTS]].std(axis=0) for latents in samples]
+    np.testing.assert_allclose(effects, np.diag(spread[1] / spread[0]), rtol=0.01)
+    np.testing.assert_array_equal(quad_independent.total_effects(), np.eye(6))
+    with pytest.raises(ValueError, match="no concept 'color'"):
+        quad_independent.total_effects({"color"})
+
+
 def test_moments_by_hand():
     """From the specification's numbers, not from the module's tables."""
     mean, covariance = quad_scm.mean_covariance()

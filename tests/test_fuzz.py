@@ -11,7 +11,7 @@ from causal_ctx import config as configs
 from causal_ctx.config import ConfigError
 from causal_ctx.files import DamagedError
 from causal_ctx.reports import formats, reading, system_reports
-from tests.test_reports import results as context_results
+from tests.test_graph_tables import scored as graph_results
 from tests.test_reports_transitions import results as transition_results
 
 MANY = settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -21,7 +21,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FIELDS = {system: sorted(configs.flat(configs.default(system).to_dict())) for system in ("context", "transition")}
-RESULTS = {"context": context_results(), "transition": transition_results()}
+RESULTS = {"context": graph_results(), "transition": transition_results()}
 
 
 @pytest.mark.parametrize("system", FIELDS)

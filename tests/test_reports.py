@@ -49,7 +49,8 @@ class FakeRun:
         pairs = ["+".join(pair) for pair in combinations(concepts, 2) if set(pair) & set(concepts[:2])]
         held_out = {c: np.round(255 * self.draw(figures.interventions(c), 12, 7 + i)).astype(np.uint8) for i, c in enumerate(singles + pairs)}
         self.data = SimpleNamespace(name="quad_dependent", concepts=self.concepts, held_out=held_out, compositions=tuple(pairs),
-                                    training_contexts=tuple(singles), image_shape=held_out["obs"].shape[1:], counterfactuals=None)
+                                    training_contexts=tuple(singles), image_shape=held_out["obs"].shape[1:], counterfactuals=None,
+                                    total_effects=None)
         self.calls = []
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(self.config | {"train": {"epochs": 12, "learning_rate": 1e-3}}))
@@ -426,7 +427,7 @@ def test_causal_blocks_are_drawn_only_for_modules(run, tmp_path):
 
 def test_norms_on_the_map_are_frobenius_norms_of_blocks(run, monkeypatch):
     seen = {}
-    monkeypatch.setattr(figures, "heat_maps", lambda norms, names: seen.update(norms) or Image.new("RGBA", (2, 2)))
+    monkeypatch.setattr(figures, "heat_maps", lambda norms, names, true: seen.update(norms) or Image.new("RGBA", (2, 2)))
     figures.causal_blocks(run)
     blocks = run.causal_blocks({"quad2"})
     assert list(seen) == ["obs", "do(quad1)", "do(quad2)", "do(size)"]

@@ -1,5 +1,6 @@
 """From a trained workdir to results, a report and a Run object."""
 
+import dataclasses
 import json
 import shutil
 
@@ -89,6 +90,19 @@ def test_both_composition_rules_are_scored_with_the_same_weights(trained):
     assert set(strict["composition_cut"]) == {"light+red", "mean"} and strict["composition_cut"] != strict["composition"]
     predictor = causal_ctx.load_run(folder).predictor
     assert predictor.with_quirks(composition="cut").with_quirks(composition="reference").model == predictor.model
+
+
+def test_the_graph_is_scored_where_its_truth_is_known(trained):
+    """The concepts of these data are independent: whatever is found is too much."""
+    folder, config = trained
+    assert "graph" not in json.loads((folder / "results.json").read_text())
+    run = causal_ctx.load_run(folder)
+    known = dataclasses.replace(run.data, total_effects={name: np.eye(3) for name in run.data.training_contexts})
+    scored = json.loads(json.dumps(workdir.evaluate(config, known, folder)))
+    assert "protocols" in scored
+    norms = np.linalg.norm(run.causal_blocks("obs"), axis=(1, 3))[~np.eye(3, dtype=bool)]
+    assert scored["graph"]["obs"] == {"auroc": None, "shd": int((norms > 0.3 * norms.max()).sum()), "precision": 0.0, "recall": None, "true_edges": 0}
+    assert set(scored["graph"]) == {"threshold", "obs", "interventions", "untrained"}
 
 
 def test_elbo_against_its_definition(trained):

@@ -27,6 +27,7 @@ class ContextData:
     train_latents, held_out_latents, validation_latents: rows aligned with `train`, `held_out`, `validation`, or None where the data has none.
     simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
     counterfactuals: (any context, n) -> n images whose row i has the same exogenous noise in every context; None as above.
+    total_effects: of the training contexts, how the noise of one concept (column) truly moves another (row), [K, K] each; None where that is not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ContextData:
     simulate: Callable[[str, int], np.ndarray] | None = None
     counterfactuals: Callable[[str, int], np.ndarray] | None = None
     validation_latents: dict[str, np.ndarray] | None = None
+    total_effects: dict[str, np.ndarray] | None = None
 
     def targets(self, context: str) -> np.ndarray:
         """Target vector of a context, uint8 [K]: zeros for "obs". Raises ValueError for an unknown concept."""

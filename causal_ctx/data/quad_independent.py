@@ -40,7 +40,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from causal_ctx.data.quad_scm import LATENTS, intervened
+from causal_ctx.data.quad_scm import CONCEPTS, LATENTS, intervened
 
 SPREAD = 0.03  # of colours: their entropy gives the entropy floor, palette units
 SIZE_SPREAD = 0.1
@@ -65,6 +65,12 @@ def sample_latents(rng: np.random.Generator, n: int, interventions: Iterable[str
     normal_stream, uniform_stream = rng.spawn(2)
     normals = means + spreads * normal_stream.standard_normal((n, 6))
     return np.hstack([normals, uniform_stream.random((n, 2)) * (1.0, turns)])
+
+
+def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:
+    """As `quad_scm.total_effects`, [6, 6]: nothing off the diagonal, on it the standard deviation of a latent over its observational one."""
+    changed = [LATENTS[index] for index in intervened(interventions)]
+    return np.diag([INTERVENTION_TURNS if name == "orientation" and name in changed else 1.0 for name in CONCEPTS])
 
 
 def factors(latents: np.ndarray) -> np.ndarray:

@@ -53,6 +53,20 @@ def mean_covariance(interventions: Iterable[str] = (), strength: float = 1.0) ->
     return (mean - centre) / deviation, covariance / np.outer(deviation, deviation)
 
 
+def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:
+    """Standardised total effects [6, 6] among `CONCEPTS` under perfect interventions: row the affected concept, column the one whose noise moves it.
+
+    Entry (i, j) is how far latent i moves, in its observational standard deviations as `sample_latents` counts, when noise j rises by the one standard
+    deviation that it has under the interventions: the sum over all directed paths from j to i, those through the hidden color and shape too, of the product
+    of their weights. 0 exactly where there is no path. The noises of color and shape have no column. Raises ValueError for a name outside `CONCEPTS`.
+    """
+    weights, _, variances = _mechanisms(interventions, 1.0)
+    paths = sum(np.linalg.matrix_power(weights, length) for length in range(len(LATENTS)))  # (I - W)^-1, but with zeros that are exact
+    _, deviation = _observational_moments()
+    concepts = [LATENTS.index(name) for name in CONCEPTS]
+    return (np.sqrt(variances)[:, None] * paths / deviation).T[np.ix_(concepts, concepts)]
+
+
 def factors(latents: np.ndarray) -> np.ndarray:
     """Renderer factors [n, 8] in [0, 1] of standardised latents [n, 8]: the normal distribution function."""
     complement = np.frompyfunc(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)), 1, 1)

@@ -28,6 +28,8 @@ Measured at 64 x 64, 4,000 held-out images a side, 1,000 directions, data seed 0
 The background fills most pixels and the object 8 % of them, at changing places: its hue moves least.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from causal_ctx.data import contexts, generated, threedident_archive, threedident_renderer
@@ -63,6 +65,12 @@ def draw_latents(rng: np.random.Generator, n: int, interventions: tuple[str, ...
         column = LATENTS.index(hue)
         raw[:, column] = (raw[:, column] + 1) / 2 - (concept not in interventions)
     return raw
+
+
+def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:
+    """As `quad_scm.total_effects`, [3, 3], of 3dident/procedural: the identity, for hues are independent and spread equally under every intervention."""
+    contexts.targets("+".join(interventions) or contexts.OBSERVATIONAL, CONCEPTS)  # refuses unknown names
+    return np.eye(len(CONCEPTS))
 
 
 GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from causal_ctx import parallel
 from causal_ctx.data import ContextData
 from causal_ctx.models import build_model, latent_width
+from causal_ctx.models.context_module import effective_causal_blocks
 from causal_ctx.models.conv_vae import ConvVAE
 from causal_ctx.objectives import vae
 from causal_ctx.step import TrainState
@@ -58,6 +59,13 @@ class Predictor(NamedTuple):
             return None
         model, calibrating = (m.clone(context_module=m.context_module.clone(**quirks)) for m in (self.model, self.calibrating))
         return self._replace(model=model, calibrating=calibrating)
+
+    def causal_blocks(self, targets: np.ndarray) -> np.ndarray | None:
+        """Effective causal matrices [..., K, w, K, w] under targets [..., K], row = hearing concept, column = speaking noise; None without a context module."""
+        if self.model.context_module is None:
+            return None
+        module = parallel.on_host(self.variables["params"]["context_module"])
+        return np.asarray(effective_causal_blocks(module["causal_obs"], module["causal_ivn"], targets, self.model.context_module.composition))
 
     def generate(self, targets: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Mean images float32 [N, H, W, C] in [0, 1] under `targets` [K] from exogenous `noise` [N, L]."""

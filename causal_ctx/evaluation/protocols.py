@@ -1,4 +1,4 @@
-"""The numbers of results.json: concept, composition and reconstruction under both protocols, with their floors (spec section 5)."""
+"""The numbers of results.json: concept, composition and reconstruction under both protocols, with their floors (spec section 5), and the learned graph."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,8 +8,11 @@ import numpy as np
 
 from causal_ctx.data import ContextData
 from causal_ctx.data.contexts import entropy_floor_bpp
+from causal_ctx.evaluation.graph import THRESHOLD, block_norms, learned_once
+from causal_ctx.evaluation.graph import scores as graph_scores
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
+from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import COMPOSITION
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
@@ -75,6 +78,25 @@ def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float
         return sliced_wasserstein(repeated, real, projections)
 
     return _by_task(dataset, distance) | {"reconstruction": reconstruction}
+
+
+def graph(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor) -> dict:
+    """The causal blocks against the true graph, every learned block once: {"threshold", "obs": `graph.scores`, "interventions": the same, "untrained": {...}}.
+
+    Empty where the data set's graph is not known or the model has no context module. "interventions" is absent for a method that is told no targets: it
+    leaves those blocks as they were initialised.
+    """
+    if dataset.total_effects is None or best.model.context_module is None:
+        return {}
+    contexts, told = dataset.training_contexts, METHODS[config.method].targets
+    targets = np.stack([dataset.targets(name) for name in contexts])
+    true = learned_once(np.stack([dataset.total_effects[name] for name in contexts]) != 0)
+
+    def compared(predictor: Predictor) -> dict[str, dict]:
+        learned = learned_once(block_norms(predictor.causal_blocks(targets)))
+        return {kind: graph_scores(learned[kind], true[kind]) for kind in true if told or kind == "obs"}
+
+    return {"threshold": THRESHOLD} | compared(best) | {"untrained": compared(untrained)}
 
 
 def reconstruction_bpp(predictor: Predictor, dataset: ContextData, images: dict[str, np.ndarray], beta: float = 1.0) -> float:

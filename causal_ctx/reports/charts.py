@@ -24,23 +24,26 @@ PUBLISHED = dict(marker="s", markersize=4.5, markerfacecolor="none", linestyle="
 FLOOR = dict(color=INK, linewidth=1.2, linestyle=":")
 UNITS = {"bpp": "bits/pixel", "nats": "nats", "mse": "squared error", "db": "dB"}
 SHADES = LinearSegmentedColormap.from_list("shades", ["#f1f4f8", "#9dbfe0", "#3a86c8", "#1b3f70"])
+TRUE_SHADES = LinearSegmentedColormap.from_list("true shades", ["#f8f4f0", "#f0c49c", "#e07b28", "#7a3b0a"])
 
 
-def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...]) -> Image.Image:
-    """One map [K, K] per title, all on one colour scale taken off the diagonal."""
+def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...], true: dict[str, np.ndarray] | None = None) -> Image.Image:
+    """One map [K, K] per title, all on one colour scale taken off the diagonal; below it the `true` one of its title, in other colours on their own scale."""
+    layers = [("", norms, SHADES), *([("true, ", true, TRUE_SHADES)] if true else [])]
     columns = min(4, len(norms))
     lines = -(-len(norms) // columns)
-    figure = Figure(figsize=(9.4, 2.35 * lines + 0.75), dpi=DPI, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    off_diagonal = ~np.eye(len(names), dtype=bool)
-    top = max((float(n[off_diagonal].max(initial=0)) for n in norms.values()), default=0) or 1
-    for i, axis in enumerate(axes):
+    figure = Figure(figsize=(9.4, 2.35 * lines * len(layers) + 0.75), dpi=DPI, layout="constrained")
+    axes = figure.subplots(lines * len(layers), columns, squeeze=False)
+    for axis in axes.flat:
         axis.set_axis_off()
-        if i < len(norms):
-            title = list(norms)[i]
-            _heat_map(axis, np.where(off_diagonal, norms[title], np.nan), top, names)
-            axis.set_title(title, fontsize=FONT_POINTS, color=INK, parse_math=False)  # names are the user's, dollars in them no formulas
-            axis.tick_params(labelleft=i % columns == 0, labelbottom=i // columns == lines - 1)
+    for layer, (prefix, maps, shades) in enumerate(layers):
+        top = max((_largest(m) for m in maps.values()), default=0) or 1
+        for i, title in enumerate(norms):
+            line, column = divmod(i, columns)
+            axis = axes[line * len(layers) + layer, column]
+            _heat_map(axis, maps[title], (top, shades), names)
+            axis.set_title(prefix + title, fontsize=FONT_POINTS, color=INK, parse_math=False)  # names are the user's, dollars in them no formulas
+            axis.tick_params(labelleft=column == 0, labelbottom=layer == len(layers) - 1 and line == lines - 1)
     figure.supxlabel("noise of", fontsize=FONT_POINTS, color=INK)
     figure.supylabel("heard by", fontsize=FONT_POINTS, color=INK)
     return image(figure)
@@ -170,11 +173,16 @@ def finish(axis: Axes, title: str) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _heat_map(axis: Axes, norms: np.ndarray, top: float, names: tuple[str, ...]) -> None:
-    K = len(names)
+def _largest(norms: np.ndarray) -> float:
+    return float(norms[~np.eye(len(norms), dtype=bool)].max(initial=0))
+
+
+def _heat_map(axis: Axes, norms: np.ndarray, scale: tuple[float, LinearSegmentedColormap], names: tuple[str, ...]) -> None:
+    """A map without its diagonal; `scale` is (the largest value, colours)."""
+    K, (top, shades) = len(names), scale
     axis.set_axis_on()
     axis.patch.set_alpha(0)
-    axis.imshow(norms, cmap=SHADES, vmin=0, vmax=top)
+    axis.imshow(np.where(np.eye(K, dtype=bool), np.nan, norms), cmap=shades, vmin=0, vmax=top)
     axis.set_xticks(range(K), names, rotation=90, fontsize=FONT_POINTS, parse_math=False)
     axis.set_yticks(range(K), names, fontsize=FONT_POINTS, parse_math=False)
     axis.tick_params(length=0, colors=INK)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from causal_ctx.evaluation.graph import block_norms
 from causal_ctx.files import write_atomically
 from causal_ctx.reports.canvas import ACCENT, REAL, above, beside, framed, label, label_width, on_white, tiles
 from causal_ctx.reports.charts import curves, heat_maps, panels, terms
@@ -17,6 +18,11 @@ from causal_ctx.reports.tables import value
 MOST_CONTEXTS = 24
 MOST_CONCEPTS = 12
 SECTION_GAP = 40
+TRUE = (
+    " Orange, on a scale of its own: by how many of its standard deviations a concept truly moves, either way, when the noise of another rises by one of its "
+    "own, through all paths. Compare where a map is dark, not the numbers: a learned concept has no unit. Of what an intervention cuts, a module can silence "
+    "the row of its concept alone; paths that led through it stay as they were under obs."
+)
 
 
 class Picture(NamedTuple):
@@ -93,18 +99,23 @@ def composition_grid(run, num: int = 4, seed: int = 0) -> Picture:
 
 
 def causal_blocks(run) -> Picture | None:
-    """Frobenius norms of the blocks of the causal layer, [K, K], for obs and every single intervention; None without a module or with one concept."""
+    """Frobenius norms of the blocks of the causal layer, [K, K], for obs and every single intervention, above the true effects where they are known; None
+    without a module or with one concept."""
     sets = [frozenset(), *(frozenset({c}) for c in run.concepts[:MOST_CONCEPTS])]
     blocks = [run.causal_blocks(names) for names in sets]
     if len(run.concepts) < 2 or any(b is None for b in blocks):
         return None
-    norms = [np.linalg.norm(np.asarray(b), axis=(1, 3)) for b in blocks]
-    titles = ["obs", *(f"do({c})" for c in run.concepts)]
+    titles = dict(zip(["obs", *run.concepts], ["obs", *(f"do({c})" for c in run.concepts)]))
+    norms = dict(zip(titles.values(), map(block_norms, blocks)))
+    known = run.data.total_effects
+    true = {title: np.abs(known[context]) for context, title in titles.items() if title in norms} if known else None
+    shown = ", above the true ones" if true else ""
     return Picture(
-        "causal_blocks", "Causal blocks", heat_maps(dict(zip(titles, norms)), run.concepts),
+        "causal_blocks", "Causal blocks", heat_maps(norms, run.concepts, true),
         "How strongly a concept (row) hears the noise of another (column): Frobenius norm of the block between them. The diagonal is the identity "
-        "by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights.",
-        f"Heat maps of block norms between the concepts {', '.join(run.concepts)}, observational and for each intervention.",
+        "by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights."
+        + (TRUE if true else ""),
+        f"Heat maps of block norms between the concepts {', '.join(run.concepts)}, observational and for each intervention{shown}.",
     )
 
 

@@ -7,7 +7,7 @@ A result may carry a "label"; results of equal data set, backbone and label (els
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -125,21 +125,8 @@ def combined_error(a: Estimate | None, b: Estimate | None) -> float | None:
     return math.hypot(a.standard_error, b.standard_error) if a and b and None not in (a.standard_error, b.standard_error) else None
 
 
-def comma_separated(results: Iterable[dict], wanted: Callable[[str], bool] = lambda context: True) -> str:
-    """Numbers in long form, at full precision: one line per method, protocol, measure, context ("mean" is one) that is `wanted`, and source."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow("dataset backbone method protocol measure context source mean standard_error seeds".split())
-    for (dataset, backbone), methods in by_method(results).items():
-        for label, rs in methods.items():
-            for protocol, measure, context, source, e in _numbers(rs):
-                if wanted(context):
-                    error = "" if e.standard_error is None else f"{e.standard_error:.6g}"
-                    writer.writerow([dataset, backbone, label, protocol, measure, context, source, f"{e.mean:.6g}", error, e.seeds])
-    return stream.getvalue()
-
-
-def _numbers(results: list[dict]):
+def numbers(results: list[dict]) -> Iterator[tuple[str, str, str, str, Estimate]]:
+    """(protocol, measure, context, source, number) of everything measured by results that are seeds of one another; one context is "mean"."""
     for protocol in PROTOCOLS:
         for measure in MEASURES:
             contexts = ["mean"] if measure in ENTROPY_FLOORS else [*_contexts({"": results}, protocol, measure), "mean"]
@@ -148,6 +135,19 @@ def _numbers(results: list[dict]):
                 if sources["ours"]:
                     sources["published"] = published_for(results[0], protocol, measure, context)
                     yield from ((protocol, measure, context, source, e) for source, e in sources.items() if e)
+
+
+def comma_separated(results: Iterable[dict], told: Callable[[list[dict]], Iterable[tuple]] = numbers) -> str:
+    """Numbers in long form, at full precision: a line for each that `told` yields, as `numbers` does, of every method."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow("dataset backbone method protocol measure context source mean standard_error seeds".split())
+    for (dataset, backbone), methods in by_method(results).items():
+        for label, rs in methods.items():
+            for protocol, measure, context, source, e in told(rs):
+                error = "" if e.standard_error is None else f"{e.standard_error:.6g}"
+                writer.writerow([dataset, backbone, label, protocol, measure, context, source, f"{e.mean:.6g}", error, e.seeds])
+    return stream.getvalue()
 
 
 def _row(label: str, results: list[dict], protocol: str, measure: str, context: str = "mean") -> Row:

@@ -121,7 +121,7 @@ def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: Tra
 
 
 def evaluate(config: ml_collections.ConfigDict, dataset: ContextData, best: TrainState, initial: TrainState, record) -> dict:
-    """{"protocols": ...}: both protocols with their floors (spec section 5)."""
+    """{"protocols": both protocols with their floors (spec section 5), "graph": the causal blocks against the truth, where both are there}."""
     predictor, untrained = (build_predictor(config, dataset, state) for state in (best, initial))
     strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)))
     losses = {"in_distribution_bpp": record.last_loss, "in_distribution_best_bpp": record.best_loss}
@@ -130,7 +130,8 @@ def evaluate(config: ml_collections.ConfigDict, dataset: ContextData, best: Trai
         unseen, beta = {name: dataset.held_out[name] for name in dataset.compositions}, config.objective.beta
         known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
         reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
-    return {"protocols": {"strict": strict, "paper": protocols.paper(dataset, predictor, reconstruction)}}
+    graph = protocols.graph(config, dataset, predictor, untrained)
+    return {"protocols": {"strict": strict, "paper": protocols.paper(dataset, predictor, reconstruction)}} | ({"graph": graph} if graph else {})
 
 
 def uses(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> dict:
