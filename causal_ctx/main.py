@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, bench, doctor, export, parallel, pod, programs, reproduce, sweep
+from causal_ctx import ablate, bench, doctor, export, parallel, pod, programs, reproduce, serve, sweep
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -32,13 +32,14 @@ MODES = {
     "export": export.export,
     "doctor": doctor.run,
     "bench": lambda config, workdir: bench.run(config, workdir, VERSUS.value),
+    "serve": lambda config, workdir: serve.run(config, workdir, PORT.value),
 }
-WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor"), ("doctor",)  # modes that do without
+WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES),
-    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; export writes its weights as a plain file; doctor needs neither.",
+    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; export writes its weights as a plain file; serve shows the page of what report takes, with live samples; doctor needs neither.",
 )
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
@@ -46,6 +47,7 @@ DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the da
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
 COMPILATION_CACHE = flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs in the cache folder, for the next start.")
 VERSUS = flags.DEFINE_enum("vs", "", list(bench.VERSUS), "Of bench: a program to compare training with.")
+PORT = flags.DEFINE_integer("port", 8321, "Of serve: where it listens on this machine; 0 takes a free port.", lower_bound=0, upper_bound=65535)
 DISTRIBUTED = flags.DEFINE_enum("distributed", "auto", list(pod.MODES), "Join the other processes of a pod: where there are some, surely, or never.")
 POD_WAIT_S = flags.DEFINE_float("pod_wait_s", 600.0, "Seconds to wait for the other processes.", lower_bound=1.0)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")

@@ -1,7 +1,7 @@
 """A finished run as an object: `load_run(workdir)` generates, reconstructs and encodes, with interventions and actions given by name."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -14,7 +14,7 @@ from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data.contexts import OBSERVATIONAL, as_uint8
 from causal_ctx.data.contexts import subsets as all_subsets
 from causal_ctx.data.transition_sets import TransitionData
-from causal_ctx.evaluation.codes import CodePredictor
+from causal_ctx.evaluation.codes import Acted, CodePredictor
 from causal_ctx.evaluation.predict import Predictor, build_predictor
 from causal_ctx.methods import METHODS
 from causal_ctx.start import restore, shape_of_state
@@ -22,6 +22,7 @@ from causal_ctx.step import TrainState
 from causal_ctx.systems import transition
 
 MOST_SUBSETS = 1024  # of concepts: those of ten
+KEPT_SETS = 256  # of interventions, whose statistics a run keeps: those asked for last
 
 
 class Run:
@@ -83,12 +84,15 @@ class Run:
         return interventions or OBSERVATIONAL
 
     def _generate(self, target_sets: np.ndarray, num: int, seed: int) -> np.ndarray:
-        """Images [T, num, H, W, C] under `target_sets` [T, K]; what "generated" layers need is estimated once per set and kept."""
-        unknown = {targets.tobytes(): targets for targets in target_sets if targets.tobytes() not in self._statistics}
-        if unknown:
-            found = parallel.on_host(self.predictor.statistics(np.stack(list(unknown.values()))))
-            self._statistics |= {key: jax.tree.map(lambda leaf, i=i: leaf[i], found) for i, key in enumerate(unknown)}
-        statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *(self._statistics[targets.tobytes()] for targets in target_sets))
+        """Images [T, num, H, W, C] under `target_sets` [T, K]; what "generated" layers need is estimated once per set and kept for the KEPT_SETS last ones."""
+        wanted = {targets.tobytes(): targets for targets in target_sets}
+        held = {key: self._statistics[key] for key in wanted if key in self._statistics}
+        if unknown := [key for key in wanted if key not in held]:
+            found = parallel.on_host(self.predictor.statistics(np.stack([wanted[key] for key in unknown])))
+            held |= {key: jax.tree.map(lambda leaf, i=i: leaf[i].copy(), found) for i, key in enumerate(unknown)}  # a view would keep those of all T sets
+        others = {key: kept for key, kept in self._statistics.items() if key not in held}
+        self._statistics = dict(list((others | held).items())[-KEPT_SETS:])
+        statistics = jax.tree.map(lambda *leaves: np.stack(leaves), *(held[targets.tobytes()] for targets in target_sets))
         noise = np.asarray(jax.random.normal(jax.random.key(seed), (num, self.predictor.latents)))
         return self.predictor.generate_all(target_sets, noise, statistics)
 
@@ -139,16 +143,27 @@ class TransitionRun:
         mcq_vae, which has none.
         """
         codes, expected = self.encode(images), None
-        for number, name in enumerate(actions):
-            found = self._acting().predict(codes, np.full(len(codes), self._action(name)), seed=seed + number)
+        for found in self._acted(codes, actions, seed):
             codes, expected = found.codes, found.images
         return self.decode(codes) if likeliest or expected is None else expected
+
+    def chain(self, images: np.ndarray, *actions: str, seed: int = 0) -> list[np.ndarray]:
+        """What `apply` expects after the first of the named actions, after the first two, and so on, each acted once: images float32 [n, H, W, C] for every
+        action. Raises ValueError as `apply`."""
+        return [found.images for found in self._acted(self.encode(images), actions, seed)]
 
     def retrieve(self, before: np.ndarray, after: np.ndarray, seed: int | None = 0) -> tuple[list[str], np.ndarray]:
         """(the likeliest actions, n names; probabilities [n, A]) between images [n, H, W, C] before and after; a `seed` of None takes thresholds in place of
         draws of masks and graphs. Raises ValueError as `apply`."""
         log_probs = self._acting().retrieve(self.encode(before), self.encode(after), seed)
         return [self.actions[best] for best in log_probs.argmax(axis=1)], np.exp(log_probs)
+
+    def _acted(self, codes: np.ndarray, actions: Iterable[str], seed: int) -> Iterator[Acted]:
+        """What is predicted of codes [n, K, h, w] after each action, on the likeliest codes after the one before."""
+        for number, name in enumerate(actions):
+            found = self._acting().predict(codes, np.full(len(codes), self._action(name)), seed=seed + number)
+            codes = found.codes
+            yield found
 
     def _action(self, name: str) -> int:
         if name not in self.actions:

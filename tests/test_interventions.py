@@ -106,6 +106,22 @@ def test_statistics_are_estimated_once_per_set(trained, monkeypatch):
     assert asked == [1, 7]
 
 
+def test_statistics_of_the_sets_asked_for_last_are_kept(trained, monkeypatch):
+    run = causal_ctx.load_run(trained[0])
+    names = ("light", "dark", "light", "red")
+    expected = {name: run.generate(name, num=2) for name in names}
+    everything = run.generate_all(num=2)
+    run._statistics.clear()
+    monkeypatch.setattr("causal_ctx.run.KEPT_SETS", 2)
+    for name in names:
+        np.testing.assert_array_equal(run.generate(name, num=2), expected[name])
+    assert list(run._statistics) == [run.targets(name).tobytes() for name in ("light", "red")]
+    run._statistics.clear()
+    for name, images in run.generate_all(num=2).items():
+        np.testing.assert_array_equal(images, everything[name])
+    assert len(run._statistics) == 2 and all(leaf.base is None for leaf in jax.tree.leaves(run._statistics))
+
+
 @pytest.mark.parametrize("name", list(quad.LAWS))
 def test_simulated_images_are_the_held_out_ones_and_no_training_images(name):
     dataset = quad.load(quad_config(name=name))
