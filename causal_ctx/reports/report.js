@@ -360,13 +360,14 @@ class Actions {
     this.status = element("p", {class: "status", "aria-live": "polite"});
     [this.start, this.expected, this.real] = [strip(), strip(), strip()];
     [this.said, this.kind, this.retrieved] = ["note", "note", "status"].map((kind) => element("p", {class: kind}));
+    const views = [[element("p", {class: "note"}, "Test images before:"), this.start], [this.said, this.expected], [this.kind, this.real]];
     this.body.replaceChildren(
       chooser(this.entries, entry, (other) => { Object.assign(this, {entry: other, chain: []}); this.build(); }),
       element("div", {class: "ticks", role: "group", "aria-label": "Actions"}, ...columns),
       element("p", {class: "controls"},
         element("button", {type: "button", onclick: () => { this.chain.pop(); this.show(); }}, "Undo"),
         element("button", {type: "button", onclick: () => { this.chain = []; this.show(); }}, "Start again")),
-      this.status, element("p", {class: "note"}, "Test images before:"), this.start, this.said, this.expected, this.kind, this.real, this.retrieved);
+      this.status, element("div", {class: "views"}, ...views.map((view) => element("div", {}, ...view))), this.retrieved);
     this.show();
   }
 
@@ -381,7 +382,7 @@ class Actions {
     if (row !== undefined) draw(this.expected, sheets[entry.sheet], row, entry.tile, entry.columns, `${what}: images expected by ${entry.label}.`);
     else this.ask(what, key);
     this.real.hidden = this.kind.hidden = !names.length || row === undefined;
-    this.kind.textContent = exists?.every(Boolean) ? "In the data:" : "In the data, where such an image is there:";
+    this.kind.textContent = exists?.every(Boolean) ? "In the data:" : "In the data, where it is there:";
     if (row !== undefined) draw(this.real, sheets[entry.real.sheet], row, entry.tile, entry.columns, `${what}: images of the data.`, exists);
     const found = this.chain.length === 1 ? entry.retrieved[key] : null;
     this.retrieved.hidden = !found?.some(Boolean);
