@@ -4,14 +4,19 @@ import base64
 import io
 import re
 import shutil
+import threading
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+from causal_ctx import answers, serve
 from causal_ctx.data.contexts import subsets
 from causal_ctx.reports import composer, page
+from causal_ctx.reports.reading import read_results
+from causal_ctx.run import Run
 from tests.test_reports import CONCEPTS, FakeRun
 
 pytestmark = pytest.mark.slow
@@ -44,13 +49,15 @@ def open_page(browser):
     """Opens a page from disk; afterwards nothing may have been said on its console, and nothing asked of the network."""
     contexts, said, asked = [], [], []
 
-    def open_(path: Path, width: int = 1100, scheme: str = "light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True))
+    def open_(page: Path | str, width: int = 1100, scheme: str = "light"):
+        served = isinstance(page, str)
+        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=not served))
         opened = contexts[-1].new_page()
         opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
         opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: asked.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
-        opened.goto(path.absolute().as_uri())
+        allowed = ("file:", "data:", *[page] * served)
+        opened.on("request", lambda request: asked.append(request.url) if not request.url.startswith(allowed) else None)
+        opened.goto(page if served else page.absolute().as_uri())
         return opened
 
     yield open_
@@ -172,6 +179,38 @@ def test_names_of_any_kind_are_text(open_page, tmp_path):
     assert [text.strip() for text in opened.locator("fieldset.composed").first.locator(".ticks label").all_inner_texts()] == list(concepts)
     opened.locator("fieldset.composed").first.get_by_role("checkbox").last.check()
     assert concepts[2] in opened.locator(".status").first.inner_text() and opened.title() != "1" and opened.locator("img[src=x]").count() == 0
+
+
+class Live(FakeRun, Run):
+    """A made-up run that a server takes."""
+
+    concepts = ()
+
+
+def test_a_server_makes_what_was_not_drawn(open_page, tmp_path):
+    run = Live(tmp_path, concepts=tuple(f"c{i}" for i in range(8)))
+    run.config = ml_collections.ConfigDict(run.config)
+    html = page.write_report([run], tmp_path / "report.html")
+    missing = ("c1", "c3", "c4", "c6")
+    assert "1,3,4,6" not in composer.of_interventions([("run", run)], [read_results(tmp_path)], [0]).data["entries"][0]["rows"]
+    with serve.Server(answers.Served([("cm_end_to_end", run)], html.read_bytes()), 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opened = open_page(f"http://127.0.0.1:{server.port}/")
+        panel = opened.locator("fieldset.composed").first
+        opened.get_by_role("button", name="No interventions").click()
+        for name in missing:
+            panel.get_by_role("checkbox", name=name, exact=True).check()
+        opened.wait_for_timeout(500)
+        for seed in (0, 1):
+            wanted = np.round(255 * run.generate(missing, composer.NOISES, seed))
+            np.testing.assert_allclose(shown(opened, panel.locator("canvas").first, composer.NOISES), wanted, atol=1)
+            opened.get_by_role("button", name="Other noise").click()
+            opened.wait_for_timeout(500)
+        server.shutdown()
+    from_disk = open_page(html).locator("fieldset.composed").first
+    for tick in from_disk.get_by_role("checkbox").all():
+        tick.set_checked(tick.evaluate("tick => tick.parentElement.textContent.trim()") in missing)
+    assert "--mode=serve draws any set" in from_disk.locator(".status").inner_text() and not from_disk.locator("canvas").first.is_visible()
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there; run tests/browser/install.sh")
