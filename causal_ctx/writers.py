@@ -59,7 +59,7 @@ class TensorBoard:
 class WandB:
     """A run of the project `causal_ctx`, under the id in the folder's wandb.txt; kept in the folder where WANDB_MODE says nothing and no one is logged in.
 
-    W&B takes a step once, so what a resumed run repeats is left to the first time: the numbers are the same.
+    W&B takes a step once, so what a resumed run repeats is left to the first time: the numbers are the same. Raises WriterError where W&B refuses.
     """
 
     def __init__(self, folder: Path, step: int, logged: int):
@@ -70,18 +70,14 @@ class WandB:
         if not goes_on:
             write_atomically(kept, secrets.token_hex(4))
         self._logged = logged if goes_on else 0
-        self._run = wandb.init(
-            project=PROJECT,
-            name=folder.name,
-            id=kept.read_text(),
-            dir=str(folder),
-            config=json.loads(config.read_text()) if config.exists() else {},
-            mode=None if os.environ.get("WANDB_MODE") or logged_in() else "offline",
-            resume="allow",
-            reinit="create_new",  # runs that train together are open together
-            settings=wandb.Settings(silent=True, console="off"),  # what a person reads is ours
-        )
-        LOG.info("W&B has %s as %s.", folder, self._run.url or f"run {kept.read_text()}, offline; wandb sync sends it")
+        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
+        run = {"project": PROJECT, "name": folder.name, "id": kept.read_text(), "config": json.loads(config.read_text()) if config.exists() else {}}
+        ours = wandb.Settings(silent=True, console="off")  # what a person reads is ours
+        try:  # "create_new": runs that train together are open together
+            self._run = wandb.init(**run, dir=str(folder), mode=mode, resume="allow", reinit="create_new", settings=ours)
+        except wandb.Error as error:
+            raise WriterError(f"W&B cannot be had ({error}); set WANDB_MODE=offline, or leave --writers=wandb out.") from error
+        LOG.info("W&B has %s as run %s, %s.", folder.name, kept.read_text(), f"at {self._run.url}" if mode == "online" else f"{mode}, in {folder / 'wandb'}")
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """As `Writer.write`."""

@@ -31,7 +31,7 @@ def wandb(monkeypatch, tmp_path):
         def finish(self):
             self.finished = True
 
-    module = SimpleNamespace(runs=[], init=Run, Settings=lambda **fields: fields)
+    module = SimpleNamespace(runs=[], init=Run, Settings=lambda **fields: fields, Error=KeyError)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: name)
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
@@ -70,7 +70,17 @@ def test_wandb_sends_where_the_user_is_known_or_says_so(known, wandb, tmp_path, 
     (tmp_path / "netrc").write_text("" if isinstance(known, dict) else known)
     writers.choose(["wandb"])
     logged(tmp_path, 0)
-    assert wandb.runs[0].made["mode"] is None
+    assert wandb.runs[0].made["mode"] == "online"
+
+
+def test_wandb_that_refuses_is_one_sentence(wandb, tmp_path, monkeypatch):
+    def refusing(**_):
+        raise wandb.Error("no network")
+
+    monkeypatch.setattr(wandb, "init", refusing)
+    writers.choose(["wandb"])
+    with pytest.raises(writers.WriterError, match=r"W&B cannot be had \('no network'\); set WANDB_MODE=offline"):
+        logged(tmp_path, 0)
 
 
 def test_only_the_first_process_writes(wandb, tmp_path, monkeypatch):
