@@ -66,7 +66,6 @@ def main(argv: list[str]) -> int:
     logging.getLogger("causal_ctx").setLevel(logging.WARNING if OUTPUT.value == "quiet" else logging.INFO)
     silence_what_is_said_twice()
     try:
-        writers.choose(WRITERS.value)
         with pod.joined(DISTRIBUTED.value, POD_WAIT_S.value), output.opened(OUTPUT.value) as tell:
             return perform(tell)
     except Interrupted as stop:
@@ -87,6 +86,7 @@ def silence_what_is_said_twice() -> None:
 
 def perform(tell: Callable[[dict], None]) -> int:
     """Does what the flags ask for, and has `tell` know what came out; the exit status, 1 after a sentence."""
+    writers.choose(WRITERS.value)
     mode, config = asked_for()
     if PRINT_CONFIG.value:
         print(configs.to_json(config) if config is not None else "Give --config to print one.")

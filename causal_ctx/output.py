@@ -15,9 +15,9 @@ KINDS = ("text", "quiet", "json")
 
 @contextlib.contextmanager
 def opened(kind: str) -> Iterator[Callable[[dict], None]]:
-    """Within, what is printed for a person is seen where `kind` is text, and a bar on a terminal; yields what takes the document of the program, seen where it is json.
+    """Within, what is printed for a person is seen where `kind` is "text", and bars on a terminal; what is logged is seen but for "quiet".
 
-    In a pod all processes do the same; process 0 tells of it.
+    Yields a function that takes the document of the program, seen where `kind` is "json". In a pod all processes do the same; process 0 tells of it.
     """
     first, stdout, Progress.bars = parallel.is_first_process(), sys.stdout, kind == "text"
     logging.getLogger("causal_ctx").setLevel(logging.INFO if first and kind != "quiet" else logging.WARNING)

@@ -190,8 +190,8 @@ def train_together(
 def losses(metrics: dict[str, np.ndarray], objective: Objective) -> str:
     """The terms of metrics [N, S] that the objective tells a person, in words: "loss 512.3 nats, reconstruction 500.1, kl 12.2"."""
     found, (loss, *others) = means(metrics), objective.told
-    word = lambda name: name.removesuffix(f"_{objective.unit}").replace("_", " ").replace("/", " ")
-    return ", ".join([f"{word(loss)} {found[loss]:.4g} {objective.unit.replace('_', ' ')}", *(f"{word(name)} {found[name]:.4g}" for name in others if name in found)])
+    say = lambda name: f"{name.removesuffix(f'_{objective.unit}').replace('_', ' ').replace('/', ' ')} {found[name]:.4g}"
+    return ", ".join([f"{say(loss)} {objective.unit.replace('_', ' ')}", *(say(name) for name in others if name in found)])
 
 
 def images_per_second(config: ml_collections.ConfigDict, dataset: systems.Data) -> float:

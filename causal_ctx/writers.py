@@ -105,11 +105,11 @@ _chosen: list[str] = []  # by this program
 
 
 def choose(names: Sequence[str]) -> None:
-    """From now on the runs of this program have the writers `names`. Raises WriterError for an unknown one, and for one whose package is missing."""
+    """From now on the runs of this program have the writers `names`. Raises WriterError for an unknown one, and in process 0 for a missing package."""
     for name in names:
         if name not in TABLE:
             raise WriterError(f"--writers={name} is unknown; choose some of {', '.join(TABLE)}.")
-        if importlib.util.find_spec(TABLE[name][0]) is None:
+        if parallel.is_first_process() and importlib.util.find_spec(TABLE[name][0]) is None:
             raise WriterError(f"--writers={name} needs {TABLE[name][0]}, which is not installed; install causal_ctx[{name}], or leave it out.")
     _chosen[:] = dict.fromkeys(names)
 

@@ -94,7 +94,8 @@ def test_a_person_reads_tables_then_their_note_once_the_cost_the_verdict_and_whe
     folder, _ = trained
     assert program("--mode=report", f"--workdir={folder}") == 0
     said = " ".join(capsys.readouterr().out.split())
-    places = [said.index(part) for part in ("protocol strict", "protocol paper", tables.NOTE, "w: ", "cm_end_to_end composes at", "cm_end_to_end reconstructs", "Report: ")]
+    parts = ("protocol strict", "protocol paper", tables.NOTE, "w: ", "cm_end_to_end composes at", "cm_end_to_end reconstructs", "Report: ")
+    places = [said.index(part) for part in parts]
     assert places == sorted(places) and said.count(tables.NOTE) == 1 and said.endswith(f"Report: {folder / 'report.html'}")
     assert tables.NOTE in " ".join((folder / "tables" / "summary.txt").read_text().split())
 
