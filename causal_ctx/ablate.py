@@ -15,10 +15,10 @@ from causal_ctx.start import sourced
 from causal_ctx.workdir import WorkdirError, prepare
 
 
-def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> dict:
     """Writes interventions.json and figures/interventions.png of the trained run in `workdir` and prints the means by number of interventions.
 
-    Raises WorkdirError where there is no run of this config, DamagedError where it has no trained weights.
+    Returns what interventions.json holds. Raises WorkdirError where there is no run of this config, DamagedError where it has no trained weights.
     """
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
@@ -32,3 +32,4 @@ def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> No
     write_atomically(workdir / "interventions.json", json.dumps(scores, indent=2))
     figures.save([interventions.picture(scores)], workdir / "figures")
     print(interventions.table(scores))
+    return scores

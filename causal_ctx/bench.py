@@ -50,8 +50,8 @@ class Task:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> None:
-    """Prints one table, and writes it as bench.json into `workdir`. `versus` "torch" has a PyTorch program of the same architecture take its turns.
+def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> dict:
+    """Prints one table, writes it as bench.json into `workdir`, and returns it. `versus` "torch" has a PyTorch program of the same architecture take its turns.
 
     Raises ConfigError where there is no such program, or no PyTorch.
     """
@@ -69,6 +69,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, versus: str = "") -> N
     print(formats.text(table(results)))
     for line in ratios(results):
         print(line)
+    return results
 
 
 def smaller(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

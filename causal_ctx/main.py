@@ -1,13 +1,13 @@
 """Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=MODE] [--config.field=value]."""
 
-import contextlib
 import errno
+import json
 import logging
-import os
 import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, bench, doctor, export, parallel, pod, programs, reproduce, serve, sweep
+from causal_ctx import ablate, bench, doctor, export, output, pod, programs, reproduce, serve, sweep, writers
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -35,6 +35,7 @@ MODES = {
     "serve": lambda config, workdir: serve.run(config, workdir, PORT.value),
 }
 WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
+WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "bench")  # modes that return what --output=json prints
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
@@ -50,6 +51,11 @@ VERSUS = flags.DEFINE_enum("vs", "", list(bench.VERSUS), "Of bench: a program to
 PORT = flags.DEFINE_integer("port", 8321, "Of serve: where it listens on this machine; 0 takes a free port.", lower_bound=0, upper_bound=65535)
 DISTRIBUTED = flags.DEFINE_enum("distributed", "auto", list(pod.MODES), "Join the other processes of a pod: where there are some, surely, or never.")
 POD_WAIT_S = flags.DEFINE_float("pod_wait_s", 600.0, "Seconds to wait for the other processes.", lower_bound=1.0)
+OUTPUT = flags.DEFINE_enum(
+    "output", output.KINDS[0], list(output.KINDS),
+    "What is said: text for a person, quiet warnings and errors alone, json one document on stdout at the end, with the progress as lines on stderr.",
+)
+WRITERS = flags.DEFINE_list("writers", [], f"Where the records of training also go: some of {', '.join(writers.TABLE)}, with commas between.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and exit.")
 
 
@@ -59,19 +65,15 @@ def main(argv: list[str]) -> int:
         return refuse(f"The argument {argv[1]!r} is not a flag; write --name=value.")
     absl_logging.set_verbosity(absl_logging.WARNING)  # of the libraries below; our own lines are wanted
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger("causal_ctx").setLevel(logging.INFO)
+    logging.getLogger("causal_ctx").setLevel(logging.WARNING if OUTPUT.value == "quiet" else logging.INFO)
     silence_what_is_said_twice()
     try:
-        with pod.joined(DISTRIBUTED.value, POD_WAIT_S.value):
-            if parallel.is_first_process():
-                return perform()
-            logging.getLogger("causal_ctx").setLevel(logging.WARNING)
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # all do the same; process 0 tells of it
-                return perform()
+        with pod.joined(DISTRIBUTED.value, POD_WAIT_S.value), output.opened(OUTPUT.value) as tell:
+            return perform(tell)
     except Interrupted as stop:
         refuse(str(stop))
         return 130
-    except (configs.ConfigError, workdirs.WorkdirError, DamagedError, NonFiniteError, pod.PodError, OSError) as error:
+    except (configs.ConfigError, workdirs.WorkdirError, writers.WriterError, DamagedError, NonFiniteError, pod.PodError, OSError) as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         refuse(f"The disk is full ({error.filename}); make room, and the same command goes on from the last checkpoint." if full else str(error))
         return pod.LOST if isinstance(error, pod.PodError) else 1
@@ -84,12 +86,16 @@ def silence_what_is_said_twice() -> None:
     threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("orbax") else others(args)
 
 
-def perform() -> int:
-    """Does what the flags ask for; the exit status, 1 after a sentence."""
+def perform(tell: Callable[[dict], None]) -> int:
+    """Does what the flags ask for, and has `tell` know what came out; the exit status, 1 after a sentence."""
+    writers.choose(WRITERS.value)
     mode, config = asked_for()
     if PRINT_CONFIG.value:
         print(configs.to_json(config) if config is not None else "Give --config to print one.")
+        tell(json.loads(configs.to_json(config)) if config is not None else {})
         return 0
+    if OUTPUT.value == "json" and mode not in WITH_JSON:
+        return refuse(f"--mode={mode} has nothing to say in JSON; leave --output=json out.")
     workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
     if workdir is None and mode not in WITHOUT_WORKDIR:
         return refuse("No --workdir was given; name the folder that the run shall be written to.")
@@ -99,7 +105,7 @@ def perform() -> int:
         return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
     if COMPILATION_CACHE.value:
         programs.keep()
-    MODES[mode](config, Path(workdir or "."))
+    tell(MODES[mode](config, Path(workdir or ".")))
     return 0
 
 

@@ -29,8 +29,8 @@ def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
     return config
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Says which cells are published, what is missing in `workdir` and what it will cost; trains and scores it, and prints the table."""
+def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """Says which cells are published, what is missing in `workdir` and what it will cost; then as `sweep.run`."""
     runs = sweep.members(config, workdir)
     missing = {name: run for name, run in runs.items() if not workdirs.complete(workdir / name)}
     LOG.info("%d runs, of which %d are missing.", len(runs), len(missing))
@@ -40,7 +40,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if missing:
         LOG.info("Timing a training step here, to tell what they will cost.")
         LOG.info("Training them will take about %s here, scoring not counted.", duration(cost_seconds(missing)))
-    sweep.run(config, workdir)
+    return sweep.run(config, workdir)
 
 
 def published_cells(runs: Iterable[ml_collections.ConfigDict]) -> dict[str, dict[str, Estimate]]:

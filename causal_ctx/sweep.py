@@ -139,8 +139,8 @@ def shape_of(run: ml_collections.ConfigDict) -> str:
     return json.dumps([fixed, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Trains and scores whatever `workdir` lacks of the sweep, then writes its tables and page.
+def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """Trains and scores whatever `workdir` lacks of the sweep, then writes its tables and page; returns them as `workdir.report`.
 
     Raises Interrupted (the same command goes on), WorkdirError where `workdir` holds something else.
     """
@@ -156,7 +156,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if missing:
             LOG.info("Program %d of %d: %s.", number, len(together), "; ".join(missing))
             finish(config.ensemble, {workdir / name: runs[name] for name in missing})
-    workdirs.report(None, workdir)
+    return workdirs.report(None, workdir)
 
 
 def finish(kind: str, runs: dict[Path, ml_collections.ConfigDict]) -> None:

@@ -16,7 +16,7 @@ from causal_ctx import ensemble, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.config import phase
 from causal_ctx.files import write_atomically
-from causal_ctx.objectives.objective import means
+from causal_ctx.objectives.objective import Objective, means
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.progress import MetricsLog, Progress
 from causal_ctx.start import build_feed, build_trainer, first_state, hyper, initial_state, restore, shape_of_state, tree
@@ -147,18 +147,19 @@ def train_together(
     with contextlib.ExitStack() as stack:
         for member in members:
             stack.enter_context(member.checkpoints)
+            stack.enter_context(member.log)
         asked_to_stop = stack.enter_context(stop_signal())
         states = ensemble.stack([member.begin(mesh) for member in members])
         step = min((member.step for member in members if not member.ended), default=plan.total_steps)
         feed = build_feed(configs, dataset, mesh, states)
-        loss = f"loss_{trainer.objective.unit}"
         if step < plan.total_steps:
             before = next(filter(None, (member.ensemble for member in members)), "")
             kind, call = ensemble.choose(kind, trainer, mesh, states, lambda kind: feed.batch(step, kind), before)
             for member in members:
                 member.ensemble = kind
             states = parallel.laid_out(states, ensemble.state_sharding(kind, mesh))
-        progress = stack.enter_context(Progress("training step", plan.total_steps, start=step))
+        images = len(members) * phase(configs[0]).batch_size
+        progress = stack.enter_context(Progress("training step", plan.total_steps, start=step, images=images))
         began = saved = time.monotonic()
         for batch in feed.batches(range(step, plan.total_steps, plan.steps_per_call), kind):
             active = np.array([member.step == step and not member.ended for member in members])
@@ -170,7 +171,7 @@ def train_together(
             saved = began if due else saved
             for i, member in turn:
                 member.advance({name: values[i] for name, values in metrics.items()}, seconds / len(turn))
-            progress.advance(plan.steps_per_call, f"loss {metrics[loss][active].mean():.4g} {trainer.objective.unit.replace('_', ' ')}")
+            progress.advance(plan.steps_per_call, losses({name: values[active] for name, values in metrics.items()}, trainer.objective))
             for i, member in turn:
                 if plan.ends_epoch(step) and not member.failure:
                     member.end_epoch(ensemble.member(states, i, mesh))
@@ -183,6 +184,13 @@ def train_together(
                     member.checkpoints.wait()
                 raise Interrupted(f"Stopped at step {step} of {plan.total_steps}; the same command resumes there.")
     return [(member, ensemble.member(states, i, mesh)) for i, member in enumerate(members)]
+
+
+def losses(metrics: dict[str, np.ndarray], objective: Objective) -> str:
+    """The terms of metrics [N, S] that the objective tells a person, in words: "loss 512.3 nats, reconstruction 500.1, kl 12.2"."""
+    found, (loss, *others) = means(metrics), objective.told
+    say = lambda name: f"{name.removesuffix(f'_{objective.unit}').replace('_', ' ').replace('/', ' ')} {found[name]:.4g}"
+    return ", ".join([f"{say(loss)} {objective.unit.replace('_', ' ')}", *(say(name) for name in others if name in found)])
 
 
 def images_per_second(config: ml_collections.ConfigDict, dataset: systems.Data) -> float:

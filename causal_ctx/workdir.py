@@ -31,26 +31,45 @@ class WorkdirError(RuntimeError):
     """A folder that cannot take the run or does not hold it; the message is one sentence for the user."""
 
 
-def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """The default mode: whatever of training, evaluation and report `workdir` still lacks, and the run that it starts from, where none is given."""
-    given, config = config.init_from, sourced(config, workdir)
+def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """The default mode: whatever of training, evaluation and report `workdir` still lacks, and the run that it starts from, where none is given.
+
+    Prints the tables of the run, and returns them as `told`.
+    """
+    fill(config, workdir)
+    return told(reading.read_folder(workdir), workdir)
+
+
+def fill(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """As `train_evaluate_report`, without a word on what came out."""
+    source = "" if config.init_from else METHODS[config.method].starts_from
+    config = sourced(config, workdir)
     refuse_other(config, workdir)
-    if METHODS[config.method].starts_from and not given:
-        refuse_other(source_of(config), Path(config.init_from))
-        if not complete(Path(config.init_from)):
-            LOG.info("%s starts from %s, which is trained first.", config.method, METHODS[config.method].starts_from)
-            train_evaluate_report(source_of(config), Path(config.init_from))
+    if source:
+        _fill_first_phase(config)
     if METHODS[config.method].starts_from and not started(workdir):
         source_config(config)  # refuses before anything is written
     prepare(config, workdir)
     if (workdir / "results.json").exists() and reading.read_results(workdir)["train"].get("finished"):
-        if not (workdir / "report.html").exists():
-            return report(config, workdir)
-        LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
-        return _print_tables([workdir])
+        if (workdir / "report.html").exists():
+            return LOG.info("The run in %s is complete; its report is %s.", workdir, workdir / "report.html")
+        return write_report(reading.read_folder(workdir), workdir)
+    if source:
+        LOG.info("Phase 2 of 2: %s, from the %s in %s.", config.method, source, config.init_from)
     dataset = checked_data(config, workdir)
     train(config, dataset, workdir)
-    _score_and_report(config, dataset, workdir)
+    score(config, dataset, workdir)
+    write_report(reading.read_folder(workdir), workdir)
+
+
+def _fill_first_phase(config: ml_collections.ConfigDict) -> None:
+    """The run that the run of `config` starts from, complete in the folder `config.init_from`."""
+    folder = Path(config.init_from)
+    refuse_other(source_of(config), folder)
+    if not complete(folder):
+        LOG.info("Phase 1 of 2: %s starts from %s, which is trained first.", config.method, METHODS[config.method].starts_from)
+        fill(source_of(config), folder)
+        LOG.info("Phase 1 of 2 is done; its tables and pictures are in %s.", folder / "report.html")
 
 
 def complete(folder: Path) -> bool:
@@ -58,18 +77,14 @@ def complete(folder: Path) -> bool:
     return (folder / "failure.json").exists() or ((folder / "results.json").exists() and reading.read_results(folder)["train"].get("finished"))
 
 
-def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Scores the best weights in `workdir`, then draws figures and page."""
+def evaluate_and_report(config: ml_collections.ConfigDict, workdir: Path) -> dict:
+    """Scores the best weights in `workdir`, then as `report`."""
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
     config = sourced(config, workdir)
     prepare(config, workdir)
-    _score_and_report(config, checked_data(config, workdir), workdir)
-
-
-def _score_and_report(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
-    score(config, dataset, workdir)
-    report(config, workdir)
+    score(config, checked_data(config, workdir), workdir)
+    return report(config, workdir)
 
 
 def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Path) -> None:
@@ -84,25 +99,51 @@ def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Pat
     LOG.info("Scored %s in %s.", workdir, duration(time.monotonic() - began))
 
 
-def report(config: ml_collections.ConfigDict | None, workdir: Path) -> None:
-    """Prints the table and writes tables, figures and page of the run in `workdir`, or of all runs in folders directly below it."""
+def report(config: ml_collections.ConfigDict | None, workdir: Path) -> dict:
+    """Writes tables, figures and page of the run in `workdir`, or of all runs in folders directly below it, and prints the tables; returns them as `told`."""
     del config  # every run carries its own
-    began = time.monotonic()
     folder = reading.read_folder(workdir)
-    diverged = [f"{name} diverged: {sentence}" for name, sentence in folder.diverged.items()]
-    if diverged and not folder.evaluated:
-        raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(diverged)}")
+    write_report(folder, workdir)
+    return told(folder, workdir)
+
+
+def write_report(folder: reading.Folder, workdir: Path) -> None:
+    """Writes tables, figures and page of the runs in `folder` into `workdir`. Raises WorkdirError where there are none."""
+    began = time.monotonic()
+    if not folder.evaluated and folder.diverged:
+        raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(_diverged(folder))}")
     if not folder.evaluated:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
-    runs = [load_run(path) for path in folder.evaluated]
-    written = page.write_report(runs, workdir / "report.html", workdir / "figures", folder)
-    _print_tables(list(folder.evaluated))
-    for sentence in diverged:
-        print(sentence)
-    if folder.unfinished:
-        print(f"{folder.unfinished} run(s) are not finished.")
-    print(f"\nReport: {written}")
+    page.write_report([load_run(path) for path in folder.evaluated], workdir / "report.html", workdir / "figures", folder)
     LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
+
+
+def told(folder: reading.Folder, workdir: Path) -> dict:
+    """Prints the tables of the runs in `folder`, their cost, what they say and where the report in `workdir` is.
+
+    Returns the same for programs: {"workdir", "report", "results": [results.json of every run, with its "label" and "workdir"], "verdict": [sentences]}.
+    """
+    results, verdict = system_reports.labelled_results(labels.labelled([load_run(path) for path in folder.evaluated])), []
+    for key, places in system_reports.by_system(results).items():
+        system, own = system_reports.REPORTS[key], [results[place] for place in places]
+        for table in system.summary_tables(own):
+            print(f"\n{formats.text(table, elsewhere=system.note)}")
+        print("\n".join(formats.paragraph(system.note)))
+        verdict += system.verdict(own)
+    print("", *(f"{path.name}: {_cost(result['train'])}" for path, result in zip(folder.evaluated, results)), sep="\n")
+    for sentence in [*verdict, *_diverged(folder), *([f"{folder.unfinished} run(s) are not finished."] if folder.unfinished else [])]:
+        print("\n" + "\n".join(formats.paragraph(sentence)))
+    print(f"\nReport: {workdir / 'report.html'}")
+    runs = [{name: value for name, value in result.items() if name != "config"} | {"workdir": str(path)} for path, result in zip(folder.evaluated, results)]
+    return {"workdir": str(workdir), "report": str(workdir / "report.html"), "results": runs, "verdict": verdict}
+
+
+def _diverged(folder: reading.Folder) -> list[str]:
+    return [f"{name} diverged: {sentence}" for name, sentence in folder.diverged.items()]
+
+
+def _cost(cost: dict) -> str:
+    return f"{cost['images']:,} images in {duration(cost['seconds'])}, {cost['images_per_second']:.0f} images/s on {cost['devices']} device(s)"
 
 
 def checked_data(config: ml_collections.ConfigDict, *folders: Path) -> systems.Data:
@@ -218,11 +259,3 @@ def evaluate(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: 
             "finished": plan_of(config, dataset).finished(steps, record),
         },
     } | systems.of(config).evaluate(config, dataset, best, initial, record)
-
-
-def _print_tables(runs: list[Path]) -> None:
-    results = system_reports.labelled_results(labels.labelled([load_run(path) for path in runs]))
-    for table in system_reports.summary_tables(results):
-        print(f"\n{formats.text(table)}")
-    for path, cost in zip(runs, (result["train"] for result in results)):
-        print(f"{path.name}: {cost['images']:,} images in {duration(cost['seconds'])}, {cost['images_per_second']:.0f} images/s on {cost['devices']} device(s)")

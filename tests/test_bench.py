@@ -39,9 +39,10 @@ def test_loops_count_every_turn_and_branches_their_mean():
 def test_a_config_is_timed_in_all_that_it_does(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "ROUNDS", 2)
     monkeypatch.setitem(bench.SIDE, "cpu", 16)
-    bench.run(tiny.config(), tmp_path)
+    returned = bench.run(tiny.config(), tmp_path)
     results = json.loads((tmp_path / "bench.json").read_text())
     tasks, out = results["tasks"], capsys.readouterr().out
+    assert json.loads(json.dumps(returned)) == results
     assert {"training", "batches for it", "evaluation", "generation", "matrix product, float32"} <= tasks.keys()
     assert all(len(task["seconds"]) == 2 and min(task["seconds"]) > 0 for task in tasks.values())
     assert tasks["training"]["flops"] > 0 and tasks["training"]["compile_seconds"] > 0 and tasks["training"]["memory_bytes"] > 0

@@ -15,7 +15,7 @@ from causal_ctx.data.transition_sets import Images, TransitionData
 from causal_ctx.evaluation import disentanglement
 from causal_ctx.evaluation import transitions as evaluation
 from causal_ctx.evaluation.codes import Acted, CodePredictor
-from causal_ctx.evaluation.transitions import autoencoder_scores, own_actions, scored_pairs, transition_scores, validation_scores
+from causal_ctx.evaluation.transitions import autoencoder_scores, number_of_parts, own_actions, scored_pairs, transition_scores, validation_scores
 from causal_ctx.models.causal_transition import CausalTransition
 from causal_ctx.models.mcq_vae import MCQVAE, Decoder, Encoder
 from causal_ctx.models.quantiser import Quantiser
@@ -95,7 +95,11 @@ class Factors:
 
 
 def scores_of(rule, **fields):
-    scores = transition_scores(settings(**fields), DATA, Factors(rule))
+    told, own = [], settings(**fields)
+    advance = lambda amount, name: told.extend([name] * amount)
+    scores = transition_scores(own, DATA, Factors(rule), advance)
+    autoencoder_scores(own, DATA, Factors(rule), advance)
+    assert len(told) == number_of_parts(own, transition=True) and {"retrieval", "actions", "no action", "test images"} < set(told)
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     return scores
 
@@ -226,7 +230,9 @@ def test_images_that_are_nowhere_have_no_error():
 
     table = np.random.default_rng(0).integers(0, 2, (400, V))
     faces = with_transitions(factors.from_array("faces", dict.fromkeys("abcd", 2), render(table), table=table), 3)
-    scores = transition_scores(settings(), faces, Factors())
+    told = []
+    scores = transition_scores(settings(), faces, Factors(), lambda amount, name: told.append((amount, name)))
+    assert told[-4:] == [(1, "chains, step 1"), (settings().chain_steps - 1, "chains"), (1, "actions"), (1, "no action")]  # there are two values alone
     assert len(scores["chain"]) == 1 and scores["chain"][0]["mse"] is None and scores["self_consistency"]["action"]["mean"] == 1
 
 
@@ -297,7 +303,9 @@ def tiny(monkeypatch):
 def test_disentanglement_of_codes_and_features(tiny):
     pytest.importorskip("sklearn")
     predictor = Factors()
-    found = autoencoder_scores(settings(disentanglement="fast", reduction="pca", keep=2), DATA, predictor)["disentanglement"]
+    told, own = [], settings(disentanglement="fast", reduction="pca", keep=2)
+    found = autoencoder_scores(own, DATA, predictor, lambda amount, name: told.append(name))["disentanglement"]
+    assert told[-2:] == ["disentanglement of features", "disentanglement of codes"] and len(told) == number_of_parts(own, transition=False)
     assert found["codes"]["factor_vae_eval"] == found["features"]["factor_vae_eval"] == 1 and found["codes"]["mig"] > 0.8
     kept = [found[kind]["parameters"]["dci"] for kind in ("codes", "features")]
     assert [(own["reduction"], own["dimensions"], own["dimensions_kept"]) for own in kept] == [("variance", V, 2), ("pca", V, 2)]

@@ -205,10 +205,14 @@ def test_without_a_module_there_is_one_setting():
 
 def test_held_out_contexts_score_as_in_the_strict_protocol(trained, capsys):
     folder, config = trained
-    ablate.ablate_interventions(config, folder)
+    returned = ablate.ablate_interventions(config, folder)
     scores = json.loads((folder / "interventions.json").read_text())
+    assert json.loads(json.dumps(returned)) == scores
     run = causal_ctx.load_run(folder)
-    strict = protocols.strict(config, run.data, run.predictor, run.predictor, ("obs",))
+    told = []
+    strict = protocols.strict(config, run.data, run.predictor, run.predictor, ("obs",), lambda amount, name: told.append(name))
+    protocols.paper(run.data, run.predictor, {}, lambda amount, name: told.append(name))
+    assert len(set(told)) == len(told) == protocols.number_of_distances(config, run.data, run.predictor) and "composition by cut, light+red" in told
     for task in ("concept", "composition"):
         for name in strict[task].keys() - {"mean"}:
             assert scores["subsets"][name]["distance"]["composition=reference,noise_mixing=block"] == pytest.approx(strict[task][name], abs=1e-6)

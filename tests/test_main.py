@@ -1,5 +1,6 @@
 """The command line as a user meets it: every refusal is one sentence without a stack trace."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def call(*arguments, timeout=300):
     (["--workdir=w"], "No --config was given"),
     ([CONFIG, "--workdir=gs://bucket/w"], "--workdir=gs://bucket/w is an address, and runs need a folder"),
     ([CONFIG, "--workdir=/proc/w"], "--workdir=/proc/w cannot be written"),
+    (["--mode=doctor", "--output=json"], "--mode=doctor has nothing to say in JSON; leave --output=json out"),
+    ([CONFIG, "--workdir=w", "--writers=tensorboard,files"], "--writers=files is unknown; choose some of tensorboard, wandb"),
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
     ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),
     ([CONFIG, "--mode=evaluate", "--seeds=2", "--workdir=w"], "The flags describe a sweep, which --mode=evaluate cannot do"),
@@ -68,5 +71,8 @@ def test_a_run_from_the_command_line_is_complete_then_refuses_another_config(tmp
     assert status == 0 and "Composition" in out and "Report:" in out
     status, out, errors = call(*flags)
     assert status == 0 and "is complete" in errors
+    status, out, errors = call(*flags, "--output=json")
+    assert status == 0 and json.loads(out)["results"][0]["method"] == "cm_end_to_end" and "is complete" in errors
+    assert call(*flags, "--output=quiet") == (0, "", "")
     status, out, errors = call(*flags, "--config.seed=3")
     assert status == 1 and "differing in seed (0 there, 3 here)" in errors

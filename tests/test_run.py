@@ -2,24 +2,43 @@
 
 import dataclasses
 import json
+import logging
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 import causal_ctx
-from causal_ctx import workdir
+from causal_ctx import main, workdir
 from causal_ctx.evaluation import protocols
 from causal_ctx.files import DamagedError
+from causal_ctx.progress import Progress
+from causal_ctx.reports import tables
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A workdir with everything a run writes, and its config; the data set stands in for quad."""
-    with tiny.run(tmp_path_factory.mktemp("run") / "w", workdir.train_evaluate_report) as written:
+    said.clear()
+    handler, logger = logging.Handler(), logging.getLogger("causal_ctx")
+    handler.emit = lambda record: said.append(record.getMessage())
+
+    def fill(config, folder):
+        level, _ = logger.level, logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        workdir.train_evaluate_report(config, folder)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    with tiny.run(tmp_path_factory.mktemp("run") / "w", fill) as written:
         yield written
+
+
+said: list[str] = []  # in the log, while the run was trained, scored and reported
 
 
 def test_the_workdir_holds_what_the_design_names(trained, capsys):
@@ -49,6 +68,55 @@ def test_a_complete_run_is_said_to_be_complete_and_not_trained_again(trained, ca
     with caplog.at_level("INFO", "causal_ctx"):
         workdir.train_evaluate_report(config, folder)
     assert "is complete" in caplog.text and "Composition" in capsys.readouterr().out
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A function of flags that runs the program here, for its exit status; the page is not drawn again."""
+    logger = logging.getLogger("causal_ctx")
+    level = logger.level
+    monkeypatch.setattr(Progress, "bars", True)
+    monkeypatch.setattr(main, "silence_what_is_said_twice", lambda: None)
+    monkeypatch.setattr(workdir.page, "write_report", lambda *_: None)
+
+    def run(*arguments):
+        flags.FLAGS.unparse_flags()
+        for name in ("output", "mode", "workdir"):
+            flags.FLAGS[name].unparse()
+        main.parse(["causal_ctx", "--nocompilation_cache", *arguments])
+        return main.main(["causal_ctx"])
+
+    yield run
+    logger.setLevel(level)
+    flags.FLAGS.unparse_flags()
+
+
+def test_a_person_reads_tables_then_their_note_once_the_cost_the_verdict_and_where_the_page_is(trained, program, capsys):
+    folder, _ = trained
+    assert program("--mode=report", f"--workdir={folder}") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    parts = ("protocol strict", "protocol paper", tables.NOTE, "w: ", "cm_end_to_end composes at", "cm_end_to_end reconstructs", "Report: ")
+    places = [said.index(part) for part in parts]
+    assert places == sorted(places) and said.count(tables.NOTE) == 1 and said.endswith(f"Report: {folder / 'report.html'}")
+    assert tables.NOTE in " ".join((folder / "tables" / "summary.txt").read_text().split())
+
+
+def test_a_program_reads_one_document_and_no_one_reads_nothing(trained, program, capsys, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr(main.sys.stderr, "isatty", lambda: True)
+    assert program("--mode=report", f"--workdir={folder}", "--output=json") == 0
+    out, errors = capsys.readouterr()
+    document = json.loads(out)
+    assert set(document) == {"workdir", "report", "results", "verdict"} and document["report"] == str(folder / "report.html")
+    (result,) = document["results"]
+    assert result == json.loads((folder / "results.json").read_text()) | {"label": "cm_end_to_end", "workdir": str(folder)}
+    assert document["verdict"][0].startswith("cm_end_to_end composes at")
+    assert program("--mode=report", f"--workdir={folder}", "--output=quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_scoring_says_how_far_it_is(trained):
+    assert re.search(r"Scoring .*\n(.*\n)*distance (\d+)/\2, 0 s left, paper, light\+red\nScored", "\n".join(said))
 
 
 def test_a_missing_report_is_written_and_an_unfinished_run_goes_on(trained, tmp_path, monkeypatch):

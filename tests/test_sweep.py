@@ -168,8 +168,10 @@ def test_a_sweep_from_nothing_to_a_table_and_again(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(data, "load", lambda _: tiny.dataset())
     config = sweep.sweep(tiny.config(train__epochs=1), {"method": ("base_pooled", "cm_frozen"), "train.learning_rate": (1e-3, 1e30)})
     config.ensemble = "map"
-    sweep.run(config, tmp_path)
-    assert "cm_frozen" in capsys.readouterr().out and (tmp_path / "report.html").exists()
+    document = sweep.run(config, tmp_path)
+    assert [result["workdir"] for result in document["results"]] == [str(tmp_path / f"method={m},learning_rate=0.001") for m in ("base_pooled", "cm_frozen")]
+    said = capsys.readouterr().out
+    assert said.index("cm_frozen ") < said.index("cm_frozen composes at") < said.index("diverged: ") and (tmp_path / "report.html").exists()
     failed = sorted(path.parent.name for path in tmp_path.glob("*/failure.json"))
     assert failed == ["method=base_pooled,learning_rate=1e+30"]
     assert "method=cm_frozen,learning_rate=1e+30 is left out: The run in" in caplog.text and "diverged" in caplog.text

@@ -1,5 +1,6 @@
 """The step and the loop: devices, resuming, early stopping and refusing to go on with numbers that are none."""
 
+import importlib.util
 import json
 import re
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from causal_ctx import parallel
+from causal_ctx import parallel, writers
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import batches
 from causal_ctx.objectives.objective import ImageBatch
@@ -19,6 +20,7 @@ from causal_ctx.plan import Plan, plan_of
 from causal_ctx.start import build_trainer, initial_state, restore
 from causal_ctx.train import Interrupted, NonFiniteError, check_finite, train
 from tests import tiny
+from tests.test_writers import records, scalars
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,13 @@ def test_causal_weights_stay_clamped(dataset, tmp_path):
             assert weights.min() == 0.0 and 0.0 < weights.max() <= 1.0
 
 
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path, monkeypatch, caplog):
+    """Its log, and what TensorBoard shows of it, too."""
     config = tiny.config()
+    caplog.set_level("INFO", "causal_ctx")
     *whole, record = train(config, dataset, tmp_path / "whole")
+    assert re.search(r"training step (\d+)/\1, 0 s left, [\d,]+ images/s, loss \S+ nats, reconstruction \S+, kl \S+", caplog.text)
+    monkeypatch.setattr(writers, "_chosen", ["tensorboard"] if importlib.util.find_spec("tensorboardX") else [])
 
     signals_after = iter([5, 3, 10**9])  # the run is interrupted twice, once in mid-epoch
 
@@ -122,6 +128,9 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path,
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "resumed")]
     untimed = [[{k: v for k, v in record.items() if k != "seconds"} for record in log] for log in lines]
     assert untimed[0] == untimed[1]
+    if writers._chosen:
+        assert len(list((tmp_path / "resumed" / "tensorboard").iterdir())) == 3
+        assert scalars(tmp_path / "resumed" / "tensorboard") == records(tmp_path / "resumed")
 
 
 def test_non_finite_loss_stops_names_step_and_term_and_keeps_the_last_good_checkpoint(dataset, tmp_path):

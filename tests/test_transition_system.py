@@ -1,5 +1,7 @@
 """CT-VAE through the machinery that all runs share: phases, modes, batches, resuming, ensembles, runs as objects."""
 
+import contextlib
+import io
 import json
 import logging
 import shutil
@@ -43,23 +45,29 @@ def starting(source, **overrides):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """(folder, config, log) of both phases, trained, scored and reported by the default mode."""
-    folder, config, said = tmp_path_factory.mktemp("finished") / "w", tiny_codes.config(train__epochs=1), []
+    """(folder, config, log and what was printed) of both phases, trained, scored and reported by the default mode."""
+    folder, config, said, printed = tmp_path_factory.mktemp("finished") / "w", tiny_codes.config(train__epochs=1), [], io.StringIO()
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transition_sets, "load", lambda _: tiny_codes.dataset())
         logging.getLogger("causal_ctx").addHandler(handler)
         level, _ = logging.getLogger("causal_ctx").level, logging.getLogger("causal_ctx").setLevel(logging.INFO)
-        workdir.train_evaluate_report(config, folder)
+        with contextlib.redirect_stdout(printed):
+            workdir.train_evaluate_report(config, folder)
         logging.getLogger("causal_ctx").setLevel(level)
         logging.getLogger("causal_ctx").removeHandler(handler)
-        yield folder, config, "\n".join(said)
+        yield folder, config, "\n".join([*said, printed.getvalue()])
 
 
 def test_phase_two_starts_from_the_autoencoder_of_phase_one_and_leaves_it_as_it_is(finished, dataset):
     folder, config, said = finished
-    assert "ct_vae starts from mcq_vae, which is trained first" in said
+    words = ["Phase 1 of 2: ct_vae starts from mcq_vae, which is trained first", "squared error, reconstruction mse", "part 3/3", "Phase 1 of 2 is done",
+             "Phase 2 of 2: ct_vae, from the mcq_vae in", "nats, base loss", "retrieval loss", "part 10/10", "autoencoder: images", "No numbers of CT-VAE",
+             "ct_vae tells", "Report: "]  # fmt: skip
+    assert [part for part in words if part not in said] == [] and sorted(words, key=said.find) == words
+    assert said.count("autoencoder: images") == said.count("No numbers of CT-VAE") == said.count("Report: ") == 1
+    assert "No numbers of CT-VAE" in (folder / "tables" / "summary.txt").read_text() and "Lower error is better" in said
     last, theirs = (run.best_state(causal_ctx.load_run(path)) for path in (folder, folder / "mcq_vae"))
     for ours, other in zip(jax.tree.leaves(last.collections["autoencoder"]), jax.tree.leaves(theirs.variables), strict=True):
         np.testing.assert_array_equal(ours, other)
@@ -148,8 +156,6 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(method, dataset, s
     _, whole, record = train(config, dataset, tmp_path / "whole")
     calls = iter([False, False, True])
     with monkeypatch.context() as patch:
-        import contextlib
-
         patch.setattr("causal_ctx.train.stop_signal", lambda: contextlib.nullcontext(lambda: next(calls, False)))
         with pytest.raises(Interrupted):
             train(config, dataset, tmp_path / "parts")

@@ -14,6 +14,7 @@ from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import COMPOSITION
+from causal_ctx.progress import untold
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
 
@@ -29,25 +30,41 @@ def floor_distance(real: np.ndarray, projections: jax.Array) -> float:
     return sliced_wasserstein(real[:half], real[half : 2 * half], projections)
 
 
-def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor, contexts: tuple[str, ...]) -> dict:
+def number_of_distances(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor) -> int:
+    """How many distances `strict` and `paper` measure together, of each of which they tell."""
+    return 4 * len(dataset.held_out) + (len(dataset.compositions) if _under_other_rule(config, best)[1] else 0)
+
+
+def strict(
+    config: ml_collections.ConfigDict,
+    dataset: ContextData,
+    best: Predictor,
+    untrained: Predictor,
+    contexts: tuple[str, ...],
+    advance: Callable[[int, str], None] = untold,
+) -> dict:
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
     `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights;
     `composition_cut` or `composition_reference` scores the same weights under the composition rule that the config did not choose. `contexts` are those
     that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with.
+    After each distance `advance` is called with 1 and its name.
     """
     projections = seeded_projections(dataset, config.evaluation.projections)
     real, order = dataset.held_out, list(dataset.held_out)
 
-    def distances(predictor: Predictor, names: Iterable[str] = order) -> dict:
+    def measured(what: str, distance: Callable[[str], float], names: Iterable[str] = order) -> dict:
+        return _by_task(dataset, distance, names, lambda name: advance(1, f"{what}, {name}"))
+
+    def distances(what: str, predictor: Predictor, names: Iterable[str] = order) -> dict:
         generate = lambda name: predictor.generate(dataset.targets(name), fresh_noise(order.index(name), len(real[name]), predictor.latents))
-        return _by_task(dataset, lambda name: sliced_wasserstein(generate(name), real[name], projections), names)
+        return measured(what, lambda name: sliced_wasserstein(generate(name), real[name], projections), names)
 
     halves = lambda name: floor_distance(real[name], projections)
-    scores = distances(best) | {"floor": _by_task(dataset, halves), "untrained": distances(untrained)}
-    (rule,) = set(COMPOSITION) - {config.model.composition}
-    if (other := best.with_quirks(composition=rule)) and dataset.compositions:
-        scores[f"composition_{rule}"] = distances(other, dataset.compositions)["composition"]
+    scores = distances("strict", best) | {"floor": measured("floor", halves), "untrained": distances("untrained", untrained)}
+    rule, other = _under_other_rule(config, best)
+    if other and dataset.compositions:
+        scores[f"composition_{rule}"] = distances(f"composition by {rule}", other, dataset.compositions)["composition"]
     validation = {name: dataset.validation[name] for name in contexts}
     sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
     scores["reconstruction"] = {
@@ -63,10 +80,17 @@ def strict(config: ml_collections.ConfigDict, dataset: ContextData, best: Predic
     return scores
 
 
-def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float]) -> dict:
+def _under_other_rule(config: ml_collections.ConfigDict, best: Predictor) -> tuple[str, Predictor | None]:
+    """The composition rule that the config did not choose, and the same weights under it: None without a context module."""
+    (rule,) = set(COMPOSITION) - {config.model.composition}
+    return rule, best.with_quirks(composition=rule)
+
+
+def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float], advance: Callable[[int, str], None] = untold) -> dict:
     """The published protocol: 50 projections, about 1,280 images, the same 64 noise vectors for every batch of 64.
 
     `reconstruction` is measured already: the last epoch's validation loss, the best one's, and that of held-out compositions, each with the training's beta.
+    `advance` as for `strict`.
     """
     projections = seeded_projections(dataset, PAPER_PROJECTIONS)
     noise = fresh_noise(0, PAPER_BATCH, best.latents)
@@ -77,7 +101,7 @@ def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float
         repeated = np.concatenate([batch] * -(-len(real) // PAPER_BATCH))[: len(real)]
         return sliced_wasserstein(repeated, real, projections)
 
-    return _by_task(dataset, distance) | {"reconstruction": reconstruction}
+    return _by_task(dataset, distance, dataset.held_out, lambda name: advance(1, f"paper, {name}")) | {"reconstruction": reconstruction}
 
 
 def graph(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor) -> dict:
@@ -114,12 +138,15 @@ def nats_to_bits_per_pixel(nats: float, image_shape: tuple[int, int, int]) -> fl
     return nats / (image_shape[0] * image_shape[1] * np.log(2))
 
 
-def _by_task(dataset: ContextData, distance: Callable[[str], float], names: Iterable[str] | None = None) -> dict[str, dict[str, float]]:
-    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} over the held-out contexts `names` (None: all), without a task that has none."""
+def _by_task(
+    dataset: ContextData, distance: Callable[[str], float], names: Iterable[str], scored: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} over the held-out contexts `names`, without a task that has none."""
     scores: dict[str, dict[str, float]] = {}
-    for name in dataset.held_out if names is None else names:
+    for name in names:
         task = "composition" if name in dataset.compositions else "concept"
         scores.setdefault(task, {})[name] = float(distance(name))
+        scored(name)
     return {task: values | {"mean": _mean(values.values())} for task, values in scores.items()}
 
 

@@ -19,7 +19,9 @@ from causal_ctx.data.transitions import Transitions
 from causal_ctx.evaluation import action_retrieval, disentanglement
 from causal_ctx.evaluation.codes import Acted, CodePredictor
 from causal_ctx.objectives import mcq_vae
+from causal_ctx.progress import untold
 
+Advance = Callable[[int, str], None]  # as `Progress.advance`: so many parts more are done, of which this was one
 SEED = 0
 VALIDATION = 1024  # transitions that are scored after an epoch
 DISENTANGLEMENT = {"off": None, "fast": disentanglement.FAST, "full": disentanglement.FULL}
@@ -27,14 +29,24 @@ _ROWS = 1024  # images held as floats at a time
 _KEPT_BYTES = 2**30  # of features that are kept for images that are drawn again
 
 
-def autoencoder_scores(settings, data: TransitionData, predictor: CodePredictor) -> dict:
+def number_of_parts(settings, transition: bool) -> int:
+    """How many parts `autoencoder_scores`, and with a `transition` layer `transition_scores`, tell of: passes over the images of a split, measures of codes and of
+    features, retrieval with every seed and with thresholds, actions, no action, and every step of a chain."""
+    alone = len(transitions.SPLITS) + (2 if DISENTANGLEMENT.get(settings.disentanglement) else 0)
+    return alone + (settings.noise_seeds + 1 + 2 + settings.chain_steps if transition else 0)
+
+
+def autoencoder_scores(settings, data: TransitionData, predictor: CodePredictor, advance: Advance = untold) -> dict:
     """{"reconstruction", "codes", "disentanglement" (unless off)} of at most `settings.images` images of every split (0: all), and of the whole set of factors.
 
-    Raises ValueError for a `settings.disentanglement` that does not exist.
+    After each part `advance` is called with 1 and its name (see `number_of_parts`). Raises ValueError for a `settings.disentanglement` that does not exist.
     """
     if settings.disentanglement not in DISENTANGLEMENT:
         raise ValueError(f"evaluation.disentanglement is {settings.disentanglement!r}; choose one of {', '.join(DISENTANGLEMENT)}.")
-    passes = {split: _reconstruct(predictor, _some(data.images[split], settings.images)) for split in transitions.SPLITS}
+    passes = {}
+    for split in transitions.SPLITS:
+        passes[split] = _reconstruct(predictor, _some(data.images[split], settings.images))
+        advance(1, f"{split} images")
     mse, test = {f"{split}_mse": one["mse"] for split, one in passes.items()}, passes["test"]
     # E |x - m|^2 = E |x|^2 - 2 m E x + m^2 for every value
     baseline = test["mean_square"] - 2 * passes["train"]["mean"] * test["mean"] + passes["train"]["mean"] ** 2
@@ -42,23 +54,27 @@ def autoencoder_scores(settings, data: TransitionData, predictor: CodePredictor)
     used = mcq_vae.share_metrics(jnp.asarray(test["shares"], jnp.float32), test["nodes"])
     scores = {"reconstruction": reconstruction, "codes": used | {"shares": test["shares"].tolist()}}
     if sizes := DISENTANGLEMENT[settings.disentanglement]:
-        scores["disentanglement"] = disentanglement_of(data.factors, predictor, sizes._replace(reduction=settings.reduction, keep=settings.keep))
+        sizes = sizes._replace(reduction=settings.reduction, keep=settings.keep)
+        scores["disentanglement"] = disentanglement_of(data.factors, predictor, sizes, advance)
     return _plain(scores)
 
 
-def disentanglement_of(factors, predictor: CodePredictor, sizes: disentanglement.Settings) -> dict[str, dict]:
+def disentanglement_of(factors, predictor: CodePredictor, sizes: disentanglement.Settings, advance: Advance = untold) -> dict[str, dict]:
     """Scores of {"codes", "features" (before quantisation)} on the images of a `FactorData`; without scikit-learn "skipped" says why there is no DCI."""
     represented, reason = _Represented(factors, predictor), disentanglement.why_no_dci()
     names = [name for name in disentanglement.SCORES if not (reason and name == "dci")]
     scored = lambda read, sizes: disentanglement.disentanglement_scores(read, factors, sizes, SEED, names) | ({"skipped": {"dci": reason}} if reason else {})
     features = scored(represented.features, sizes)  # first: the codes of these images come with them
-    return {"codes": scored(represented.codes, sizes._replace(reduction="variance") if sizes.reduction == "pca" else sizes), "features": features}
+    advance(1, "disentanglement of features")
+    codes = scored(represented.codes, sizes._replace(reduction="variance") if sizes.reduction == "pca" else sizes)
+    advance(1, "disentanglement of codes")
+    return {"codes": codes, "features": features}
 
 
-def transition_scores(settings, data: TransitionData, predictor: CodePredictor) -> dict:
+def transition_scores(settings, data: TransitionData, predictor: CodePredictor, advance: Advance = untold) -> dict:
     """The scores of a transition layer on at most `settings.pairs` test transitions (0: all), both directions of a pair together, and on actions of its own.
 
-    {"pairs", "retrieval", "per_action", "confusion", "action", "base", "self_consistency", "chain", "code_changes"}.
+    {"pairs", "retrieval", "per_action", "confusion", "action", "base", "self_consistency", "chain", "code_changes"}. `advance` as for `autoencoder_scores`.
     """
     test, train, count = data.pairs("test"), data.pairs("train"), data.num_factors
     pairs, groups = scored_pairs(test, settings.pairs)
@@ -66,10 +82,14 @@ def transition_scores(settings, data: TransitionData, predictor: CodePredictor) 
     codes = predictor.encode(Images(data.factors, images))
     before, after = codes[places.reshape(2, -1)]
     independent, actions = int(groups.max()) + 1, pairs.actions
-    sampled, deterministic = _retrieved(settings, predictor, before, after)
+    sampled, deterministic = _retrieved(settings, predictor, before, after, advance)
     accuracy = lambda predicted: action_retrieval.retrieval_accuracy(predicted, actions, count, independent)
     retrieval = {"sampled": accuracy(sampled), "deterministic": accuracy(deterministic), **action_retrieval.floors(actions, count)}
-    chain = _chain(settings, data, predictor)
+    chain = _chain(settings, data, predictor, advance)
+    acted = _acted(settings, data, predictor, pairs, groups, before, after)
+    advance(1, "actions")
+    base = _base(settings, predictor, codes[np.unique(places.reshape(2, -1)[0])])
+    advance(1, "no action")
     return _plain({
         "pairs": {"train": len(train.actions), "test": len(test.actions), "scored": len(actions), "independent": independent},
         "retrieval": retrieval | {"upper_bound": action_retrieval.upper_bounds(before, after, actions, count)},
@@ -80,8 +100,8 @@ def transition_scores(settings, data: TransitionData, predictor: CodePredictor) 
             )
         ],
         "confusion": action_retrieval.confusion(sampled, actions, 2 * count).tolist(),
-        "action": _acted(settings, data, predictor, pairs, groups, before, after),
-        "base": _base(settings, predictor, codes[np.unique(places.reshape(2, -1)[0])]),
+        "action": acted,
+        "base": base,
         "self_consistency": chain.pop("self_consistency"),
         "chain": chain.pop("steps"),
         "code_changes": action_retrieval.code_changes(before, after, actions, 2 * count),
@@ -158,10 +178,13 @@ def _reconstruct(predictor: CodePredictor, images: Images) -> dict:
     return numbers | {"shares": counts / counts.sum(1, keepdims=True), "nodes": math.prod(codes.shape[2:])}
 
 
-def _retrieved(settings, predictor: CodePredictor, before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _retrieved(settings, predictor: CodePredictor, before: np.ndarray, after: np.ndarray, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
     """The likeliest actions between codes [n, K, h, w]: sampled [R, n] and deterministic [n]."""
-    sampled = np.stack([predictor.retrieve(before, after, seed).argmax(1) for seed in range(settings.noise_seeds)])
-    return sampled, predictor.retrieve(before, after).argmax(1)
+    found = []
+    for seed in (*range(settings.noise_seeds), None):
+        found.append(predictor.retrieve(before, after, seed).argmax(1))
+        advance(1, "retrieval")
+    return np.stack(found[:-1]), found[-1]
 
 
 def _acted(settings, data: TransitionData, predictor: CodePredictor, pairs: Transitions, groups: np.ndarray, before: np.ndarray, after: np.ndarray) -> dict:
@@ -233,7 +256,7 @@ def own_actions(data: TransitionData, most: int) -> tuple[np.ndarray, np.ndarray
     return np.concatenate(found), np.repeat(np.arange(number), list(map(len, found)))
 
 
-def _chain(settings, data: TransitionData, predictor: CodePredictor) -> dict:
+def _chain(settings, data: TransitionData, predictor: CodePredictor, advance: Advance) -> dict:
     """{"self_consistency", "steps"}: every action on test images, again and again on the codes that it made, while its factor stays in range.
 
     The likeliest codes are kept. After each step they are decoded and encoded again, and the action is retrieved between the last such codes and these.
@@ -260,6 +283,9 @@ def _chain(settings, data: TransitionData, predictor: CodePredictor) -> dict:
             kept = ("action", "factor", "accuracy", "interval", "factor_accuracy")
             per_action = [{"name": name, "images": row["test_pairs"]} | {key: row[key] for key in kept} for name, row in zip(data.actions, rows, strict=True)]
             scores["self_consistency"] = {"images": len(actions), **accuracy, "per_action": per_action}
+        advance(1, f"chains, step {step}")
+    if rest := settings.chain_steps - len(steps):
+        advance(rest, "chains")
     return scores | {"steps": steps}
 
 

@@ -31,6 +31,7 @@ class ContextVAE(NamedTuple):
     penalised: bool
     compute_dtype: str = "float32"
     unit: str = "nats"
+    told: tuple[str, ...] = ("loss_nats", "reconstruction_nats", "kl_nats")
 
     def init(self, key: jax.Array) -> dict:
         """Fresh variables, projected."""

@@ -24,6 +24,7 @@ class CodedVAE(NamedTuple):
     image_shape: tuple[int, int, int]
     revival: float
     unit: str = "squared_error"
+    told: tuple[str, ...] = ("loss_squared_error", "reconstruction_mse", "vq_loss")
 
     def init(self, key: jax.Array) -> dict:
         """Fresh variables."""

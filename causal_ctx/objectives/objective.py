@@ -18,11 +18,13 @@ Batch = tuple  # of arrays [..., B, ...]: an ImageBatch, or another named tuple 
 class Objective(Protocol):
     """A pure description of a model and its loss, equal and hashable where two programs may be shared.
 
-    unit: of the loss, which is the term "loss_<unit>". A term "a/b" beside a term "weight/a" is a sum over the examples that have it, and the weight is how
-    many those are, both per example of the batch: see `means`.
+    unit: of the loss, which is the term "loss_<unit>". told: the terms that a person reads while it trains, the loss first.
+    A term "a/b" beside a term "weight/a" is a sum over the examples that have it, and the weight is how many those are, both per example of the batch: see
+    `means`.
     """
 
     unit: str
+    told: tuple[str, ...]
 
     def init(self, key: jax.Array) -> dict:
         """Fresh variables: {"params": ..., and collections that are updated but not by gradients}."""

@@ -33,6 +33,7 @@ class CausalCodes(NamedTuple):
     layer: CausalTransition
     autoencoder: CodedVAE
     unit: str = "nats"
+    told: tuple[str, ...] = ("loss_nats", *(f"{mode}/loss" for mode in MODES))
 
     def init(self, key: jax.Array) -> dict:
         """Fresh variables of both."""

@@ -38,8 +38,11 @@ def _error(error: float, digits: int) -> str:
     return f"{error:.1g}" if error and not float(rounded) else rounded
 
 
-def text(table: Table) -> str:
-    """Aligned columns for a terminal, at most 120 characters wide: a label of more than LONGEST_LABEL has a line of its own. * marks the best of a group."""
+def text(table: Table, elsewhere: str = "") -> str:
+    """Aligned columns for a terminal, at most 120 characters wide: a label of more than LONGEST_LABEL has a line of its own. * marks the best of a group.
+
+    `elsewhere` is the end of the note that is told in another place, and left out here.
+    """
     header = (table.first, *table.columns)
     body = [line for heading, rows in table.groups for line in ((heading,), *_lines(table, rows))]
     widths = [max(map(len, column)) for column in zip(header, *(line for line in body if len(line) > 1))]
@@ -51,7 +54,12 @@ def text(table: Table) -> str:
     rule = "─" * (sum(widths) + 2 * len(table.columns))
     marked = sorted({table.best[table.columns[place]] for _, rows in table.groups for place in best(table, rows)})
     star = f"* {' or '.join(marked)} of its group. " if marked else ""
-    return "\n".join([table.title, rule, aligned(header), rule, *map(aligned, body), rule, *textwrap.wrap(star + table.note, 110)]) + "\n"
+    return "\n".join([table.title, rule, aligned(header), rule, *map(aligned, body), rule, *paragraph(star + table.note.removesuffix(elsewhere))]) + "\n"
+
+
+def paragraph(sentences: str) -> list[str]:
+    """Lines of at most 110 characters."""
+    return textwrap.wrap(sentences, 110)
 
 
 def _lines(table: Table, rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:

@@ -20,6 +20,7 @@ from causal_ctx.files import write_atomically
 from causal_ctx.methods import BACKBONE, METHODS
 from causal_ctx.models import build_model
 from causal_ctx.objectives.context_vae import ContextVAE
+from causal_ctx.progress import Progress
 from causal_ctx.reports import data_card, reading
 from causal_ctx.step import TrainState
 
@@ -123,15 +124,17 @@ def validate(config: ml_collections.ConfigDict, dataset: ContextData, state: Tra
 def evaluate(config: ml_collections.ConfigDict, dataset: ContextData, best: TrainState, initial: TrainState, record) -> dict:
     """{"protocols": both protocols with their floors (spec section 5), "graph": the causal blocks against the truth, where both are there}."""
     predictor, untrained = (build_predictor(config, dataset, state) for state in (best, initial))
-    strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)))
-    losses = {"in_distribution_bpp": record.last_loss, "in_distribution_best_bpp": record.best_loss}
-    reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
-    if dataset.compositions:
-        unseen, beta = {name: dataset.held_out[name] for name in dataset.compositions}, config.objective.beta
-        known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
-        reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
+    with Progress("distance", protocols.number_of_distances(config, dataset, predictor)) as progress:
+        strict = protocols.strict(config, dataset, predictor, untrained, tuple(seen(config, dataset.validation)), progress.advance)
+        losses = {"in_distribution_bpp": record.last_loss, "in_distribution_best_bpp": record.best_loss}
+        reconstruction = {name: protocols.nats_to_bits_per_pixel(nats, dataset.image_shape) for name, nats in losses.items()}
+        if dataset.compositions:
+            unseen, beta = {name: dataset.held_out[name] for name in dataset.compositions}, config.objective.beta
+            known = strict["reconstruction"]["out_of_distribution_bpp"]  # with beta 1
+            reconstruction["out_of_distribution_bpp"] = known if beta == 1 else protocols.reconstruction_bpp(predictor, dataset, unseen, beta)
+        paper = protocols.paper(dataset, predictor, reconstruction, progress.advance)
     graph = protocols.graph(config, dataset, predictor, untrained)
-    return {"protocols": {"strict": strict, "paper": protocols.paper(dataset, predictor, reconstruction)}} | ({"graph": graph} if graph else {})
+    return {"protocols": {"strict": strict, "paper": paper}} | ({"graph": graph} if graph else {})
 
 
 def uses(config: ml_collections.ConfigDict, dataset: ContextData, state: TrainState) -> dict:

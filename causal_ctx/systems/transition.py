@@ -27,6 +27,7 @@ from causal_ctx.models.mcq_vae import MCQVAE, Decoder, Encoder, encode_to_codes
 from causal_ctx.models.quantiser import Quantiser
 from causal_ctx.objectives.mcq_vae import CodedVAE, loss
 from causal_ctx.objectives.transition import CausalCodes
+from causal_ctx.progress import Progress
 from causal_ctx.step import TrainState
 
 LOG = logging.getLogger(__name__)
@@ -164,9 +165,11 @@ def evaluate(config: ml_collections.ConfigDict, dataset: TransitionData, best: T
     """{"scores": ...} on test images and test transitions (spec/ctvae.md section 6)."""
     del initial, record
     predictor = build_predictor(config, dataset, best)
-    scores = transitions.autoencoder_scores(config.evaluation, dataset, predictor)
-    if config.method == "ct_vae":
-        scores |= transitions.transition_scores(config.evaluation, dataset, predictor)
+    acts = config.method == "ct_vae"
+    with Progress("part", transitions.number_of_parts(config.evaluation, acts)) as progress:
+        scores = transitions.autoencoder_scores(config.evaluation, dataset, predictor, progress.advance)
+        if acts:
+            scores |= transitions.transition_scores(config.evaluation, dataset, predictor, progress.advance)
     return {"scores": scores}
 
 
