@@ -7,16 +7,16 @@ import ot
 import pytest
 
 from causal_ctx.evaluation import wasserstein
-from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
+from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
 
-PATHS = {"host": wasserstein._squared_on_host, "device": wasserstein._squared_on_device}
+PATHS = {"host": wasserstein._sorted_on_host, "device": wasserstein._sorted_on_device}
 
 
 @pytest.fixture(params=PATHS)
 def distance(request, monkeypatch):
     """`sliced_wasserstein` by the CPU's and by the accelerator's path, in chunks smaller than the sample."""
     monkeypatch.setattr(wasserstein, "ROWS_PER_CHUNK", 64)
-    monkeypatch.setattr(wasserstein, "_squared_on_host", PATHS[request.param])
+    monkeypatch.setattr(wasserstein, "_sorted_on_host", PATHS[request.param])
     return sliced_wasserstein
 
 
@@ -39,6 +39,16 @@ def test_equals_pot_with_the_same_projections(distance, key):
     directions = random_projections(key, 20, 50)
     expected = ot.sliced.sliced_wasserstein_distance(x, y, projections=np.asarray(directions))
     assert distance(x, y, directions) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_sample_that_was_sorted_before_gives_the_same_again_and_again(distance, key):
+    x, y = samples()
+    directions = random_projections(key, 20, 50)
+    once = sorted_projections(y, directions)
+    for sample in (x, y, x):
+        assert distance(sample, once, directions) == distance(sample, y, directions)
+    with pytest.raises(ValueError, match=r"x has shape \(149, 20\) and y \(150, 20\)"):
+        distance(x[1:], once, directions)
 
 
 def test_uint8_is_read_as_levels_of_255(distance, key):

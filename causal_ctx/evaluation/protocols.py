@@ -1,6 +1,6 @@
 """The numbers of results.json: concept, composition and reconstruction under both protocols, with their floors (spec section 5), and the learned graph."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -11,7 +11,7 @@ from causal_ctx.data.contexts import entropy_floor_bpp
 from causal_ctx.evaluation.graph import THRESHOLD, block_norms, learned_once
 from causal_ctx.evaluation.graph import scores as graph_scores
 from causal_ctx.evaluation.predict import Predictor
-from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
+from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import COMPOSITION
 from causal_ctx.progress import untold
@@ -52,19 +52,19 @@ def strict(
     """
     projections = seeded_projections(dataset, config.evaluation.projections)
     real, order = dataset.held_out, list(dataset.held_out)
-
-    def measured(what: str, distance: Callable[[str], float], names: Iterable[str] = order) -> dict:
-        return _by_task(dataset, distance, names, lambda name: advance(1, f"{what}, {name}"))
-
-    def distances(what: str, predictor: Predictor, names: Iterable[str] = order) -> dict:
-        generate = lambda name: predictor.generate(dataset.targets(name), fresh_noise(order.index(name), len(real[name]), predictor.latents))
-        return measured(what, lambda name: sliced_wasserstein(generate(name), real[name], projections), names)
-
-    halves = lambda name: floor_distance(real[name], projections)
-    scores = distances("strict", best) | {"floor": measured("floor", halves), "untrained": distances("untrained", untrained)}
     rule, other = _under_other_rule(config, best)
-    if other and dataset.compositions:
-        scores[f"composition_{rule}"] = distances(f"composition by {rule}", other, dataset.compositions)["composition"]
+    models = {"": (best, order), "untrained": (untrained, order)} | ({f"composition_{rule}": (other, dataset.compositions)} if other else {})
+    found: dict[str, dict[str, float]] = {what: {} for what in (*models, "floor")}
+    for name in order:
+        noise, theirs = fresh_noise(order.index(name), len(real[name]), best.latents), sorted_projections(real[name], projections)
+        for what, (model, names) in models.items():
+            if name in names:
+                found[what][name] = sliced_wasserstein(model.generate(dataset.targets(name), noise), theirs, projections)
+                advance(1, f"{what or 'strict'}, {name}")
+        found["floor"][name] = floor_distance(real[name], projections)
+        advance(1, f"floor, {name}")
+    by_task = {what: _by_task(dataset, distances) for what, distances in found.items() if distances}
+    scores = by_task.pop("") | {what: tasks["composition"] if what.startswith("composition") else tasks for what, tasks in by_task.items()}
     validation = {name: dataset.validation[name] for name in contexts}
     sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
     scores["reconstruction"] = {
@@ -95,13 +95,12 @@ def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float
     projections = seeded_projections(dataset, PAPER_PROJECTIONS)
     noise = fresh_noise(0, PAPER_BATCH, best.latents)
 
-    def distance(name: str) -> float:
-        real = dataset.held_out[name][:PAPER_IMAGES]
-        batch = best.generate(dataset.targets(name), noise)
-        repeated = np.concatenate([batch] * -(-len(real) // PAPER_BATCH))[: len(real)]
-        return sliced_wasserstein(repeated, real, projections)
-
-    return _by_task(dataset, distance, dataset.held_out, lambda name: advance(1, f"paper, {name}")) | {"reconstruction": reconstruction}
+    found = {}
+    for name, images in dataset.held_out.items():
+        real, batch = images[:PAPER_IMAGES], best.generate(dataset.targets(name), noise)
+        found[name] = sliced_wasserstein(np.concatenate([batch] * -(-len(real) // PAPER_BATCH))[: len(real)], real, projections)
+        advance(1, f"paper, {name}")
+    return _by_task(dataset, found) | {"reconstruction": reconstruction}
 
 
 def graph(config: ml_collections.ConfigDict, dataset: ContextData, best: Predictor, untrained: Predictor) -> dict:
@@ -138,15 +137,11 @@ def nats_to_bits_per_pixel(nats: float, image_shape: tuple[int, int, int]) -> fl
     return nats / (image_shape[0] * image_shape[1] * np.log(2))
 
 
-def _by_task(
-    dataset: ContextData, distance: Callable[[str], float], names: Iterable[str], scored: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} over the held-out contexts `names`, without a task that has none."""
+def _by_task(dataset: ContextData, distances: dict[str, float]) -> dict[str, dict[str, float]]:
+    """{"concept": {context: distance, ..., "mean"}, "composition": {...}} of distances by context, without a task that has none."""
     scores: dict[str, dict[str, float]] = {}
-    for name in names:
-        task = "composition" if name in dataset.compositions else "concept"
-        scores.setdefault(task, {})[name] = float(distance(name))
-        scored(name)
+    for name, distance in distances.items():
+        scores.setdefault("composition" if name in dataset.compositions else "concept", {})[name] = float(distance)
     return {task: values | {"mean": _mean(values.values())} for task, values in scores.items()}
 
 
