@@ -8,6 +8,7 @@ from pathlib import Path
 
 import rich.console
 import rich.progress
+import rich.table
 
 from causal_ctx import parallel, writers
 from causal_ctx.files import write_atomically
@@ -71,9 +72,10 @@ class Progress:
         self._every, self._last, self._first = seconds_between_lines, time.monotonic(), None
         self._bar = None
         if self.bars and sys.stderr.isatty() and parallel.is_first_process():
-            columns = ("[progress.description]{task.description}", rich.progress.BarColumn(bar_width=20), rich.progress.MofNCompleteColumn())
-            columns += (rich.progress.TimeRemainingColumn(), "{task.fields[note]}")
-            self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True))
+            rest = rich.table.Column(no_wrap=True, ratio=1)  # of the line: where the terminal is narrow the note alone gives way
+            columns = ("[progress.description]{task.description}", rich.progress.BarColumn(20), rich.progress.MofNCompleteColumn())
+            columns += (rich.progress.TimeRemainingColumn(), rich.progress.TextColumn("{task.fields[note]}", table_column=rest))
+            self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), expand=True)
             self._task = self._bar.add_task(task, total=total, completed=start, note="")
 
     def __enter__(self) -> "Progress":

@@ -1,6 +1,7 @@
 """What a person reads while a run works."""
 
 import logging
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,10 @@ def test_the_bar_on_a_terminal_says_the_same(capsys, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     shown.advance(10), shown.advance(10, "loss 3 nats")
     (task,) = shown._bar.tasks
+    with shown._bar.console.capture() as narrow:
+        shown._bar.console.print(shown._bar.get_renderable(), width=60)
+    (line,) = re.sub(r"\x1b\[[\d;]*m", "", narrow.get()).splitlines()
+    assert re.search(r"20/40 \d:\d\d:\d\d 3,000 images/s,.*…", line)
     assert (task.completed, task.total, task.fields["note"]) == (20, 40, "3,000 images/s, loss 3 nats")
     monkeypatch.setattr(progress.Progress, "bars", False)
     assert progress.Progress("step", 40)._bar is None
