@@ -14,6 +14,7 @@ and JSON {"error": sentence}. Letters: n images, H, W, C image.
 import contextlib
 import io
 import json
+import os
 import re
 import threading
 import urllib.parse
@@ -27,7 +28,7 @@ from PIL import Image
 from causal_ctx.data.contexts import as_uint8
 from causal_ctx.methods import METHODS
 from causal_ctx.reports import labels, reading
-from causal_ctx.run import Run, TransitionRun, load_run
+from causal_ctx.run import Run, TransitionRun, load_runs
 from causal_ctx.workdir import WorkdirError
 
 MOST_IMAGES, MOST_ACTIONS, MOST_SEED = 16, 8, 2**31 - 1
@@ -59,9 +60,9 @@ class Refused(Exception):
 class Served:
     """What is shown: `page` and `about`, whole, and `runs`, of which one computes at a time."""
 
-    def __init__(self, named: Sequence[tuple[str, Run | TransitionRun]], page: bytes):
+    def __init__(self, named: Sequence[tuple[str, Run | TransitionRun]], page: bytes, folder: Path):
         self.runs = [run for _, run in named]
-        self.page, self.about = Answer(200, "text/html; charset=utf-8", page), in_json({"runs": [described(label, run) for label, run in named]})
+        self.page, self.about = Answer(200, "text/html; charset=utf-8", page), in_json({"runs": [described(label, run, folder) for label, run in named]})
         self._places, self._computing = threading.BoundedSemaphore(1 + MOST_WAITING), threading.Lock()
 
     @contextlib.contextmanager
@@ -85,24 +86,20 @@ def load(workdir: Path) -> Served:
 
     Raises WorkdirError where there are no runs or no page, DamagedError for runs that cannot be read.
     """
-    paths, page, loaded = reading.read_folder(workdir).evaluated, workdir / "report.html", {}
+    paths, page = reading.read_folder(workdir).evaluated, workdir / "report.html"
     if not paths:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
     if not page.exists():
         raise WorkdirError(f"{page} does not exist; write it first, with --mode=report --workdir={workdir}.")
-    named = labels.labelled(map(load_run, paths))
+    named = labels.labelled(load_runs(paths))
     for _, each in named:
-        content = each.config.data.to_json()
-        if content not in loaded:
-            loaded[content] = each.data
-        each.data = loaded[content]
         each.predictor  # noqa: B018, what is read when it is first asked for: now
-    return Served(named, page.read_bytes())
+    return Served(named, page.read_bytes(), workdir)
 
 
-def described(label: str, run: Run | TransitionRun) -> dict:
-    """What /api/about says of a run."""
-    about = {"label": label, "seed": run.config.seed, "system": METHODS[run.config.method].system, "image_shape": list(run.data.image_shape)}
+def described(label: str, run: Run | TransitionRun, folder: Path) -> dict:
+    """What /api/about says of a run; its folder is told from `folder`, that of the page."""
+    about = {"label": label, "folder": os.path.relpath(run.workdir, folder), "seed": run.config.seed, "system": METHODS[run.config.method].system, "image_shape": list(run.data.image_shape)}
     if isinstance(run, Run):
         return about | {"concepts": list(run.concepts)}
     return about | {"actions": list(known_actions(run)), "images": len(run.data.images["test"])}

@@ -32,13 +32,13 @@ class Run:
     """
 
     def __init__(self, workdir: Path, config: ml_collections.ConfigDict):
-        self.workdir, self.config = workdir, config
+        self.workdir, self.config, self.same_data = workdir, config, None  # another run of this one's data
         self._statistics: dict[bytes, dict] = {}
 
     @functools.cached_property
     def data(self) -> data.ContextData:
         """The run's data set, made or read from its cache when first asked for."""
-        return load_data(self.config)
+        return self.same_data.data if self.same_data else load_data(self.config)
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -112,12 +112,12 @@ class TransitionRun:
     """
 
     def __init__(self, workdir: Path, config: ml_collections.ConfigDict):
-        self.workdir, self.config = workdir, config
+        self.workdir, self.config, self.same_data = workdir, config, None
 
     @functools.cached_property
     def data(self) -> TransitionData:
         """The run's data, made or read when first asked for."""
-        return load_data(self.config)
+        return self.same_data.data if self.same_data else load_data(self.config)
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -212,3 +212,12 @@ def load_run(workdir: str | Path) -> Run | TransitionRun:
         raise FileNotFoundError(f"{path} holds no run: config.json is missing; give the --workdir of a finished run.")
     config = configs.from_json((path / "config.json").read_text())
     return RUNS[METHODS[config.method].system](path, config)
+
+
+def load_runs(workdirs: Iterable[str | Path]) -> list[Run | TransitionRun]:
+    """The runs in `workdirs`, those of the same data with one data set. Raises FileNotFoundError as `load_run`."""
+    runs, first = [load_run(workdir) for workdir in workdirs], {}
+    for run in runs:
+        content = (METHODS[run.config.method].system, run.config.data.to_json())
+        run.same_data = first[content] if first.setdefault(content, run) is not run else None
+    return runs

@@ -12,6 +12,8 @@ from causal_ctx.config import SIZES, ConfigError, flat
 from causal_ctx.methods import METHODS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+UNPUBLISHED = ("folder", "3dident/procedural", "quad")  # data sets of which no numbers were published
+OF_THE_MODULE = tuple(f"model.{field}" for field in ("noise_mixing", "composition", "module_normalisation", "noise_width", "concept_width", "depth"))
 OF_NO_MATTER = ("data.cache_dir", "data.placement", "checkpoint.minutes", "checkpoint.every_epochs", "train.steps_per_call", "autoencoder.steps_per_call")  # to results
 PUBLISHED = {  # fields whose published value is not our default, by system
     "context": {"model.noise_mixing": "reference", "model.module_normalisation": "batch", "model.backbone_normalisation": "batch"},
@@ -35,7 +37,7 @@ def command(fields: dict[str, object], workdir: str) -> str:
     nearest = min(_supplied(fields), key=lambda candidate: len(_differing(fields, candidate[1])), default=None)
     if nearest is None:
         return ""
-    own_source = Path(str(fields.get("init_from"))).parent == Path(workdir)
+    own_source = Path(str(fields.get("init_from"))) == Path(workdir) / str(METHODS[fields["method"]].starts_from)
     flags = [f"--config.{name}={_flag(fields[name])}" for name in _differing(fields, nearest[1]) if name not in (*OF_NO_MATTER, *["init_from"] * own_source)]
     return shlex.join(["python", "-m", "causal_ctx.main", f"--config={nearest[0]}", *flags, f"--workdir={workdir}"])
 
@@ -43,10 +45,10 @@ def command(fields: dict[str, object], workdir: str) -> str:
 def unlike_published(fields: dict[str, object]) -> dict[str, tuple[object, object]]:
     """{dotted field: (its value, the published one)} of a config where both are known and differ, without the seed and what is of no matter."""
     whole = [config for name, config in _supplied(fields) if config["data.name"] == fields.get("data.name") and name.endswith("paper")]
-    if not whole:
+    if not whole or fields["data.name"] in UNPUBLISHED:
         return {}
     published = whole[0] | PUBLISHED[METHODS[fields["method"]].system]
-    skipped = (*OF_NO_MATTER, "seed", "method", "init_from", "data.path", "data.seed")
+    skipped = [*OF_NO_MATTER, "seed", "method", "init_from", "data.path", "data.seed", *([] if METHODS[fields["method"]].module else OF_THE_MODULE)]
     return {name: (fields[name], published[name]) for name in _differing(fields, published) if name not in skipped and not name.startswith("evaluation.")}
 
 

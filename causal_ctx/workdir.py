@@ -19,7 +19,7 @@ from causal_ctx.files import write_atomically
 from causal_ctx.methods import METHODS
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, page, reading, system_reports
-from causal_ctx.run import load_data, load_run
+from causal_ctx.run import load_data, load_run, load_runs
 from causal_ctx.plan import plan_of
 from causal_ctx.start import initial_state, restore, source_config, source_of, sourced
 from causal_ctx.train import train
@@ -114,7 +114,7 @@ def write_report(folder: reading.Folder, workdir: Path) -> None:
         raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(_diverged(folder))}")
     if not folder.evaluated:
         raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
-    page.write_report([load_run(path) for path in folder.evaluated], workdir / "report.html", workdir / "figures", folder)
+    page.write_report(load_runs(folder.evaluated), workdir / "report.html", workdir / "figures", folder)
     LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
 
 

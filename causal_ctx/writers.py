@@ -109,9 +109,15 @@ def choose(names: Sequence[str]) -> None:
     for name in names:
         if name not in TABLE:
             raise WriterError(f"--writers={name} is unknown; choose some of {', '.join(TABLE)}.")
-        if parallel.is_first_process() and importlib.util.find_spec(TABLE[name][0]) is None:
+        if parallel.is_first_process() and not _is_installed(TABLE[name][0]):
             raise WriterError(f"--writers={name} needs {TABLE[name][0]}, which is not installed; install causal_ctx[{name}], or leave it out.")
     _chosen[:] = dict.fromkeys(names)
+
+
+def _is_installed(package: str) -> bool:
+    """A folder of that name in the current one, such as W&B's own of runs, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def opened(folder: Path, step: int, logged: int) -> list[Writer]:

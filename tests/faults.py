@@ -29,6 +29,7 @@ SIGNS = {  # a moment, and what the log or the folder shows from then on
     "evaluation": lambda folder, log: "Scoring" in log,
     "report writing": lambda folder, log: "Scored" in log,
 }
+STATUS = {"SIGTERM": 130, "others": [75]}  # of those that are asked to stop, and of those that a killed process leaves
 WINDOW = {"data caching": 1.0, "training": 4.0, "checkpoint writing": 0.05, "evaluation": 8.0, "report writing": 8.0}  # seconds, of which one is drawn
 
 
@@ -142,7 +143,8 @@ def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
         tally[happened.partition(",")[0]] += 1
         tally["exact"] += exact
         tally["hangs"] += None in (*statuses, *again)
-        wrong += not exact
+        expected = [0] * pod if happened.startswith("came") else [STATUS["SIGTERM"]] * pod if kind.startswith("SIGTERM") else [*STATUS["others"][: pod - 1], -9]
+        wrong += not exact or statuses != expected
         print(f"{count:2d} {kind}: {happened}, status {statuses}, then {again}, {'exact' if exact else 'OTHERWISE'} {'; '.join(resumed)}", flush=True)
         if exact:
             shutil.rmtree(run.parent)

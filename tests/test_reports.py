@@ -483,7 +483,7 @@ class Outline(HTMLParser):
         self.sources += [v for k, v in attributes.items() if k in ("src", "href", "srcset", "data", "action")]
         if tag == "img":
             self.images.append(attributes)
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -499,7 +499,7 @@ def test_the_page_of_one_run_stands_alone(run):
     script = html[html.index("<script>"):]
     assert not re.findall(r"XMLHttp|WebSocket|import|innerHTML|eval", script) and re.findall(r"\w+://[^\"]*", script) == ["http://www.w3.org/2000/svg"]
     assert set(re.findall(r"fetch(?:ed)?\([\"`](\w*)", script)) == {"api"}  # asked for where the page came from a server
-    assert outline.sources and all(source.startswith("data:image/webp;base64,") for source in outline.sources)
+    assert len(outline.sources) > 1 and all(source.startswith("data:image/webp;base64,") or source == "data:," for source in outline.sources)
     assert len(outline.images) == 7 and all(image["alt"] for image in outline.images)
     assert "prefers-color-scheme: dark" in html and "learning_rate" in html and "4 min 43 s" in html
     assert not [name for name in run.workdir.iterdir() if name.name.endswith(".partial")]
@@ -536,6 +536,16 @@ def test_markup_in_names_stays_text(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"method": "cm_" + evil, "seed": 0, "note": "</pre>" + evil}))
     outline = Outline(page.write_report([run], tmp_path / "report.html", folder=folder).read_text("utf-8"))
     assert not outline.open and all("onerror" not in image for image in outline.images) and len(outline.images) == 7
+
+
+def test_numbers_that_are_not_finite_do_not_stop_the_page(run):
+    found = read_results(run.workdir)
+    found["protocols"]["strict"]["concept"]["obs"] = math.nan
+    (run.workdir / "results.json").write_text(json.dumps(found))
+    html = page.write_report([run], run.workdir / "report.html").read_text("utf-8")
+    data = html.partition('id="page-data">')[2].partition("</script>")[0]
+    known = json.loads(data, parse_constant=lambda name: pytest.fail(name))["composers"][0]["entries"][0]["contexts"]
+    assert known[""]["distance"] is None and known["0"]["distance"] > 0
 
 
 def test_many_pictures_are_compressed_harder(run, monkeypatch):

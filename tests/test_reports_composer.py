@@ -7,7 +7,7 @@ import pytest
 
 from causal_ctx.data import quad_factors, transition_sets
 from causal_ctx.data.contexts import subsets
-from causal_ctx.reports import charts, composer
+from causal_ctx.reports import charts, composer, page
 from tests.test_reports import CONCEPTS, FakeRun
 from tests.test_reports_transitions import settings, transition_run, untrained
 
@@ -47,6 +47,31 @@ def test_real_images_share_their_noise_where_the_data_can_draw_that(tmp_path):
     real = found.data["entries"][1]["real"]
     assert real == found.data["entries"][0]["real"] and "of one noise" in real["kind"]
     assert tile(found.sheets[real["sheet"]], real["rows"]["0,1,2"], 0).max() == 70
+
+
+@pytest.mark.parametrize("rows, shape, tile", [(273, (64, 64, 3), (64, 64)), (64, (256, 128, 1), (128, 64)), (160, (128, 128, 3), (128, 128)), (3, (5, 7, 3), (5, 7))])
+def test_sheets_stay_within_what_the_page_can_hold(rows, shape, tile):
+    rng = np.random.default_rng(0)
+    images = [np.full((8, *shape), rng.integers(256), np.uint8) for _ in range(rows)]
+    drawn = composer.sheet(images, "")
+    assert drawn.tile == tile and max(drawn.image.size) < 16_384 and page._data_uri(drawn.image, 90)
+    high = drawn.image.height // tile[0]
+    for row in (0, rows // 2, rows - 1):
+        across, below = row // high * 8 + 7, row % high
+        cell = np.asarray(drawn.image)[below * tile[0] : (below + 1) * tile[0], across * tile[1] : (across + 1) * tile[1]]
+        assert (cell == images[row][0, 0, 0, 0]).all()
+
+
+def test_a_method_that_saw_no_intervention_was_trained_on_none(tmp_path):
+    found = composer.of_interventions([("run", FakeRun(tmp_path, method="base"))], [result("base")], [0])
+    assert {key for key, known in found.data["entries"][0]["contexts"].items() if known["trained"]} == {""}
+
+
+def test_few_held_out_images_are_shown_as_many_as_there_are(tmp_path):
+    run = FakeRun(tmp_path)
+    run.data.held_out["size"] = run.data.held_out["size"][:5]
+    real = composer.of_interventions([("run", run)], [result()], [0]).data["entries"][0]["real"]
+    assert real["columns"] == 5 and len(real["rows"]) == 7
 
 
 def test_a_method_told_of_no_interventions_has_one_row(tmp_path):
@@ -121,7 +146,8 @@ def test_expected_images_and_retrieved_actions_are_the_models(acting):
 
 def test_only_what_knows_actions_is_composed(acting):
     assert composer.of_actions([("mcq", acting[0])], [{"method": "mcq_vae", "seed": 0}], [0]) is None
-    assert [len(chain) for chain in composer.chains_to_draw(30)] == [0] + [1] * 30
+    assert [len(chain) for chain in composer.chains_to_draw(30)] == [0] + [1] * 30 == [len(chain) for chain in composer.chains_to_draw(30, 1)]
+    assert len(composer.chains_to_draw(4)) == 21 and len(composer.chains_to_draw(4, 1)) == 5
 
 
 def test_curves_for_the_page_are_those_of_the_figure():

@@ -107,7 +107,7 @@ def test_the_page_and_what_it_can_ask_for(server):
     context = {"label": "cm_end_to_end name=quad_dependent resolution=16", "system": "context", "concepts": ["light", "red", "dark"]}
     context["image_shape"] = [16, 16, 3]
     codes = {"label": "ct_vae name=quad resolution=8", "seed": 0, "system": "transition", "actions": list(tiny_codes.dataset().actions), "images": 48}
-    assert json.loads(content) == {"runs": [context | {"seed": 0}, context | {"seed": 1}, codes | {"image_shape": [8, 8, 3]}]}
+    assert json.loads(content) == {"runs": [context | {"seed": 0, "folder": "a0"}, context | {"seed": 1, "folder": "a1"}, codes | {"folder": "b"} | {"image_shape": [8, 8, 3]}]}
     assert server.loads == {"context": 1, "transition": 1}
 
 
@@ -170,7 +170,7 @@ def test_images_of_one_channel_are_grey(server):
 def test_an_autoencoder_shows_test_images_and_knows_no_action(server):
     run = copy.copy(server.served.runs[2])
     run.predictor = run.predictor._replace(transition=None, params=None)
-    served = answers.Served([("mcq_vae", run)], b"")
+    served = answers.Served([("mcq_vae", run)], b"", run.workdir)
     assert json.loads(served.about.content)["runs"][0]["actions"] == [] and answers.answer(served, "/api/actions?image=0").status == 200
     refused = {"/api/actions?image=0&action=hue+up": "knows no action 'hue up'; it knows none", "/api/retrieve?before=0&after=1": "knows no actions"}
     for target, sentence in refused.items():

@@ -47,11 +47,14 @@ def test_fields_that_are_not_as_published_are_told_with_both_values():
                     "model.backbone_normalisation": ("generated", "batch")}
     assert all(name in flat(configs.default("transition").to_dict()) for name in supplied.PUBLISHED["transition"])
     assert supplied.unlike_published(fields | {"data.name": "unknown"}) == {}
+    assert supplied.unlike_published(fields | {"method": "base_pooled"}) == {"model.backbone_normalisation": ("generated", "batch")}
+    assert supplied.unlike_published(flat(supplied.module(supplied.CONFIGS, "folder").get_config("cpu").to_dict())) == {}
 
 
 def test_the_source_in_the_runs_own_folder_is_no_flag():
     fields = flat(configs.transition("quad,tiny", "ct_vae").to_dict())
     assert "init_from" not in supplied.command(fields | {"init_from": "runs/ct/mcq_vae"}, "runs/ct")
+    assert "--config.init_from=runs/ct/other" in supplied.command(fields | {"init_from": "runs/ct/other"}, "runs/ct")
     assert "--config.init_from=elsewhere/mcq_vae" in supplied.command(fields | {"init_from": "elsewhere/mcq_vae"}, "runs/ct")
 
 

@@ -33,7 +33,7 @@ def wandb(monkeypatch, tmp_path):
 
     module = SimpleNamespace(runs=[], init=Run, Settings=lambda **fields: fields, Error=KeyError)
     monkeypatch.setitem(sys.modules, "wandb", module)
-    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(writers.importlib.util, "find_spec", lambda name: SimpleNamespace(origin=name))
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -54,7 +54,7 @@ def write_report(runs: Sequence, path, figures_folder=None, folder: Folder | Non
     folder, path = folder or Folder(()), Path(path)
     named = labelled([_load(run) for run in runs])
     results = labelled_results(named)
-    parts = _parts(named, results, folder)
+    parts = _parts(named, results, folder, path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         if figures_folder is not None:
@@ -87,14 +87,14 @@ class _Part(NamedTuple):
     folder: str
 
 
-def _parts(named: list, results: list[dict], folder: Folder) -> list[_Part]:
+def _parts(named: list, results: list[dict], folder: Folder, beside: Path) -> list[_Part]:
     found = by_system(results)
     parts = []
     for key, places in found.items():
         system, own, their = REPORTS[key], [named[i] for i in places], [results[i] for i in places]
         composed = system.compose(own, their, best_first(own, their, system.score))
         for entry in composed.data["entries"] if composed else ():
-            entry["run"] = places[entry["run"]]
+            entry["folder"] = os.path.relpath(own[entry["run"]][1].workdir, beside)  # which a server finds it by
         parts.append(_Part(system, their, system.lead(own, their), system.sections(own, their, folder), system.data(own), composed, key if len(found) > 1 else ""))
     return parts
 
@@ -115,7 +115,7 @@ def _page(named: list, results: list[dict], parts: list[_Part], folder: Folder) 
         title=escape(_title(results, folder)),
         lead=escape(" ".join(part.lead for part in parts)),
         style=read("report.css"),
-        script=read("report.js"),
+        script="\n".join(map(read, ("report.js", "charts.js", "composer.js"))),
         command=_made_by(named),
         facts=_facts(results),
         missing=_missing(results, folder),
@@ -125,7 +125,7 @@ def _page(named: list, results: list[dict], parts: list[_Part], folder: Folder) 
     written = [_written(part) for part in parts]
     charts = {_chart(part, picture): picture.panels for part in parts for section in part.sections for picture in section.pictures if picture.panels}
     numbers = {"composers": _composers(parts), "charts": charts}
-    fields["page_data"] = json.dumps(numbers).replace("<", "\\u003c")  # of which the only way out of a script element is made
+    fields["page_data"] = json.dumps(json.loads(json.dumps(numbers), parse_constant=lambda name: None), allow_nan=False).replace("<", "\\u003c")  # of which the only way out of a script element is made
     for quality in QUALITIES:
         page = string.Template(read("report.html")).substitute(
             fields, parts="".join(PART.substitute(text, **_drawn(part, place, quality)) for place, (part, text) in enumerate(zip(parts, written))))

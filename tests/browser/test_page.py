@@ -193,7 +193,7 @@ def test_a_server_makes_what_was_not_drawn(open_page, tmp_path):
     html = page.write_report([run], tmp_path / "report.html")
     missing = ("c1", "c3", "c4", "c6")
     assert "1,3,4,6" not in composer.of_interventions([("run", run)], [read_results(tmp_path)], [0]).data["entries"][0]["rows"]
-    with serve.Server(answers.Served([("cm_end_to_end", run)], html.read_bytes()), 0) as server:
+    with serve.Server(answers.Served([("cm_end_to_end", run)], html.read_bytes(), html.parent), 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         opened = open_page(f"http://127.0.0.1:{server.port}/")
         panel = opened.locator("fieldset.composed").first
@@ -207,6 +207,13 @@ def test_a_server_makes_what_was_not_drawn(open_page, tmp_path):
             opened.get_by_role("button", name="Other noise").click()
             opened.wait_for_timeout(500)
         server.shutdown()
+    with serve.Server(answers.Served([("cm_end_to_end", run)], html.read_bytes(), html.parent.parent), 0) as other:  # where the run is another one
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        opened = open_page(f"http://127.0.0.1:{other.port}/")
+        for name in missing:
+            opened.locator("fieldset.composed").first.get_by_role("checkbox", name=name, exact=True).check()
+        assert "--mode=serve draws any set" in opened.locator(".status").first.inner_text()
+        other.shutdown()
     from_disk = open_page(html).locator("fieldset.composed").first
     for tick in from_disk.get_by_role("checkbox").all():
         tick.set_checked(tick.evaluate("tick => tick.parentElement.textContent.trim()") in missing)
