@@ -1,6 +1,6 @@
 """A campaign of faults on real runs: killed or asked to stop at random moments, alone or in a pod, with damaged checkpoints. Slow: some twenty minutes of two cores for 55 faults.
 
-    python -m tests.faults FOLDER [NUMBER]
+    python -m tests.faults FOLDER [NUMBER [SEED]]
 
 Every fault is followed by the same command again, which must end as the run that nothing happened to: the same results but for costs, bit for bit. Prints a
 line per fault and the figures at the end; exit status 1 where any run ended otherwise.
@@ -153,4 +153,4 @@ def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if campaign(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else None) else 0)
+    sys.exit(1 if campaign(Path(sys.argv[1]).absolute(), *map(int, sys.argv[2:])) else 0)

@@ -36,14 +36,9 @@ from tests.test_reports_transitions import results as transition_results
 PAGE = "<!doctype html><title>µ</title>".encode()
 
 
-def shapes(config, dataset, mesh=None):
-    """The state that a run starts from, without numbers: nothing is compiled for them."""
-    return jax.eval_shape(lambda: start.build_trainer(config, dataset).init(config.seed, start.hyper(config, dataset)))
-
-
 def untrained(folder: Path, config, dataset, results: dict) -> None:
     """A run in `folder` as if it were finished, of random weights, under which every concept and action shows."""
-    rng, state = np.random.default_rng(config.seed), shapes(config, dataset)
+    rng, state = np.random.default_rng(config.seed), start.shape_of_state(config, dataset, parallel.data_mesh())
     draw = lambda name, leaf: np.ones(leaf.shape, np.float32) if name.endswith(("/var", "/mean")) else 0.3 * rng.standard_normal(leaf.shape, np.float32)
     folder.mkdir()
     np.savez(folder / export.WEIGHTS, **{name: draw(name, leaf) for name, leaf in export.named(state.variables).items()})
@@ -68,7 +63,6 @@ def server(folder):
     loads, mesh = collections.Counter(), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "data_mesh", lambda: mesh)
-        patch.setattr("causal_ctx.run.initial_state", shapes)
         patch.setattr(data, "load", lambda _: (loads.update(["context"]), tiny.dataset())[1])
         patch.setattr(transition_sets, "load", lambda _: (loads.update(["transition"]), tiny_codes.dataset())[1])
         with serve.Server(answers.load(folder), 0) as server:
@@ -395,6 +389,7 @@ def test_refusals_before_the_start(tmp_path, folder, server, monkeypatch):
 START = "from causal_ctx import data, main; from tests import tiny; data.load = lambda _: tiny.dataset(); main.run()"
 
 
+@pytest.mark.slow
 def test_the_mode_says_where_and_ends_at_ctrl_c(folder, tmp_path):
     (tmp_path / "run").symlink_to(folder / "a0")
     (tmp_path / "report.html").write_bytes(PAGE)

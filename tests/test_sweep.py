@@ -163,6 +163,7 @@ def test_early_stopping_is_per_member(dataset, tmp_path, monkeypatch):
     assert (second.step, int(late.step), second.record.best_epoch) == (4 * steps, 4 * steps, 4)
 
 
+@pytest.mark.slow
 def test_a_sweep_from_nothing_to_a_table_and_again(tmp_path, monkeypatch, capsys, caplog):
     """Two methods, of which one starts from the other; a member diverges; the second time nothing is trained."""
     monkeypatch.setattr(data, "load", lambda _: tiny.dataset())

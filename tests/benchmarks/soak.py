@@ -1,6 +1,6 @@
 """The memory of one process over hours: whole runs (training, checkpoints, scoring, report) again and again, then one long training with a checkpoint every epoch.
 
-    python -m tests.benchmarks.soak FOLDER [--hours=2]
+    python -m tests.benchmarks.soak FOLDER [HOURS]
 
 Half of the time goes to each. Prints a line a minute, and at the end the slope of the resident memory over each half, its first fifth left out, with the
 standard error of a straight line's slope. Linux only, whose /proc is read.
@@ -81,7 +81,7 @@ def whole_runs(folder: Path, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    where, hours = Path(sys.argv[1]), float(next((a.split("=")[1] for a in sys.argv[2:]), 2))
+    where, hours = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
     where.mkdir(parents=True)
     programs.keep()
     for name, half in (("whole runs", whole_runs), ("one long training", long_training)):
