@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import rich.console
@@ -14,6 +15,7 @@ from causal_ctx import parallel, writers
 from causal_ctx.files import write_atomically
 
 LOG = logging.getLogger(__name__)
+Advance = Callable[[int, str], None]  # as `Progress.advance`: so many parts more are done, of which this was one
 
 
 class MetricsLog:

@@ -1,6 +1,5 @@
 """The numbers of results.json: concept, composition and reconstruction under both protocols, with their floors (spec section 5), and the learned graph."""
 
-from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -14,7 +13,7 @@ from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
 from causal_ctx.methods import METHODS
 from causal_ctx.models.context_module import COMPOSITION
-from causal_ctx.progress import untold
+from causal_ctx.progress import Advance, untold
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
 
@@ -41,7 +40,7 @@ def strict(
     best: Predictor,
     untrained: Predictor,
     contexts: tuple[str, ...],
-    advance: Callable[[int, str], None] = untold,
+    advance: Advance = untold,
 ) -> dict:
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
@@ -86,7 +85,7 @@ def _under_other_rule(config: ml_collections.ConfigDict, best: Predictor) -> tup
     return rule, best.with_quirks(composition=rule)
 
 
-def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float], advance: Callable[[int, str], None] = untold) -> dict:
+def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float], advance: Advance = untold) -> dict:
     """The published protocol: 50 projections, about 1,280 images, the same 64 noise vectors for every batch of 64.
 
     `reconstruction` is measured already: the last epoch's validation loss, the best one's, and that of held-out compositions, each with the training's beta.

@@ -19,9 +19,8 @@ from causal_ctx.data.transitions import Transitions
 from causal_ctx.evaluation import action_retrieval, disentanglement
 from causal_ctx.evaluation.codes import Acted, CodePredictor
 from causal_ctx.objectives import mcq_vae
-from causal_ctx.progress import untold
+from causal_ctx.progress import Advance, untold
 
-Advance = Callable[[int, str], None]  # as `Progress.advance`: so many parts more are done, of which this was one
 SEED = 0
 VALIDATION = 1024  # transitions that are scored after an epoch
 DISENTANGLEMENT = {"off": None, "fast": disentanglement.FAST, "full": disentanglement.FULL}
