@@ -9,7 +9,7 @@ function style(number) {
 
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const step = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough);
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
   return found;
@@ -68,7 +68,7 @@ class Chart {
     this.svg.replaceChildren();
     if (!this.lines.length) return this.read(null);
     this.range = extent(this.lines, this.panel.floor);
-    for (const at of ticks(...this.range.y, 4)) {
+    for (const at of ticks(...this.range.y, 5)) {
       const [, y] = this.place([0, at]);
       this.svg.append(svg("line", {class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y, y2: y}), svg("text", {x: LEFT - 5, y: y + 3.5, "text-anchor": "end"}, short(at)));
     }
