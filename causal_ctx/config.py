@@ -174,10 +174,10 @@ def transition(arguments: str, method: str) -> ml_collections.ConfigDict:
     return resize(config, size)
 
 
-def resize(config: ml_collections.ConfigDict, size: str) -> ml_collections.ConfigDict:
-    """The same config at one of SIZES: the paper's, minutes on two CPU cores, or seconds for a test; ConfigError for another name."""
+def resize(config: ml_collections.ConfigDict, size: str, others: tuple[str, ...] = ()) -> ml_collections.ConfigDict:
+    """The same config at one of SIZES: the paper's, minutes on two CPU cores, or seconds for a test; ConfigError, which names `others` too, for another name."""
     if size not in SIZES:
-        raise ConfigError(f"Size {size!r} is unknown; choose one of {', '.join(SIZES)} after the colon.")
+        raise ConfigError(f"Size {size!r} is unknown; choose one of {', '.join((*SIZES, *others))} after the colon.")
     {"context": _resize_context, "transition": _resize_transition}[METHODS[config.method].system](config, size)
     return config
 

@@ -48,7 +48,7 @@ from causal_ctx import config
 def get_config(size: str = "paper"):
     """The config at size "paper", "cpu" or "tiny", or "fast": the data and model of "cpu" with the recipe that reaches its composition in half the time."""
     if size != "fast":
-        return config.resize(config.default(), size)
+        return config.resize(config.default(), size, others=("fast",))
     settings = config.resize(config.default(), "cpu")
     settings.objective.moment_penalty = 1.0
     settings.train.update(epochs=2.5, batch_size=64, micro_batch=32, learning_rate=2e-3)

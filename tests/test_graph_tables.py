@@ -13,6 +13,7 @@ from PIL import Image
 from causal_ctx.files import DamagedError
 from causal_ctx.reports import charts, context_report, figures, formats, graph_tables, page, system_reports, tables
 from causal_ctx.reports.published import Estimate
+from causal_ctx.reports.verdict import verdict
 from tests.test_reports import CONCEPTS, FakeRun, results
 
 
@@ -39,6 +40,12 @@ def test_the_table_holds_means_over_seeds_beside_chance_and_the_empty_graph():
     text = formats.text(table)
     assert re.search(r"cm_end_to_end +2 +0\.850 ± 0\.050 +0\.500 +1\.5 ± 0\.5 +3 +0\.500", text) and max(map(len, text.splitlines())) <= 120
     assert all(render(table) for render in (formats.markdown, formats.latex, formats.html))
+
+
+def test_the_verdict_says_how_far_the_graph_was_learned():
+    (sentence,) = [s for s in verdict([scored(0), scored(1)]) if "AUROC" in s]
+    assert sentence.endswith("do not with an AUROC of 0.850 ± 0.050 (chance is 0.5, untrained 0.500 ± 0.000).")
+    assert not [s for s in verdict([results()]) if "AUROC" in s]
 
 
 def test_the_highest_auroc_and_the_lowest_distance_are_marked():

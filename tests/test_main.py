@@ -29,7 +29,7 @@ def call(*arguments, timeout=300):
     ([CONFIG, "--config.train.epochz=3"], 'The config has no field train.epochz; did you mean "epochs"'),
     ([CONFIG, "--config.train.epochs=many"], "could not convert string to float: 'many'"),
     ([CONFIG, "--config.train.epochs=-2"], "train.epochs is -2.0; it must be positive and finite."),
-    (["--config=configs/quad_dependent.py:huge"], "Size 'huge' is unknown; choose one of paper, cpu, tiny after the colon."),
+    (["--config=configs/quad_dependent.py:huge"], "Size 'huge' is unknown; choose one of paper, cpu, tiny, fast after the colon."),
     (["--config=configs/nowhere.py"], "The config file configs/nowhere.py does not exist"),
     ([CONFIG, "train"], "The argument 'train' is not a flag; write --name=value."),
     ([CONFIG], "No --workdir was given"),

@@ -45,7 +45,7 @@ def test_real_images_share_their_noise_where_the_data_can_draw_that(tmp_path):
     found = composer.of_interventions([("run", run), ("again", run)], [result(), result(seed=1)], [0, 1])
     assert len(found.sheets) == 3  # the real ones once
     real = found.data["entries"][1]["real"]
-    assert real == found.data["entries"][0]["real"] and "of one noise" in real["kind"]
+    assert real == found.data["entries"][0]["real"] and "a noise of its own" in real["kind"]
     assert tile(found.sheets[real["sheet"]], real["rows"]["0,1,2"], 0).max() == 70
 
 

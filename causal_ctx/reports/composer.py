@@ -160,7 +160,7 @@ def _real(data: ContextData, add: Callable[[Sheet], int]) -> dict:
     most = min(NOISES, min(map(len, data.held_out.values())))
     if data.counterfactuals:
         drawn = {name: data.counterfactuals(name, most) for name in sets_to_draw(data)}
-        kind = "drawn by the data set's own law, every place of one noise"
+        kind = "drawn by the data set's own law, each place with a noise of its own"
     else:
         drawn, kind = {name: np.asarray(images[:most]) for name, images in data.held_out.items()}, "held out, of other noise in every set"
     where = add(sheet(list(drawn.values()), f"Real images under {len(drawn)} sets of interventions."))

@@ -25,7 +25,7 @@ from causal_ctx.reports.system_reports import REPORTS, by_system, labelled_resul
 
 MOST_BYTES = 9_500_000
 MOST_LINES = 12  # of runs that are shown unfolded
-FILTER = '<p class="filter"><label>Show runs whose name holds <input type="search" id="filter" autocomplete="off"></label></p>'
+FILTER = '<p class="filter"><label>Show runs whose name holds <input type="search" id="filter" autocomplete="off"></label> <output id="filtered"></output></p>'
 QUALITIES = (90, 70, 45, 20)  # of WebP, tried in this order until the page is small enough
 PART = string.Template("""<section class="verdict" aria-label="Verdict">$verdict</section>
 $composer
@@ -212,7 +212,7 @@ def _facts(results: list[dict]) -> str:
         for t in [r["train"]]
     ]
     cells = [(escape(str(first)), "".join(f"<td>{escape(str(c))}</td>" for c in rest)) for first, *rest in rows]
-    body = "".join(f'<tr><th scope="row">{first}</th>{rest}</tr>' for first, rest in cells)
+    body = "".join(f'<tr data-label="{first}"><th scope="row">{first}</th>{rest}</tr>' for first, rest in cells)
     table = (f'<div class="scroll"><table class="facts"><thead><tr>{"".join(f"<th scope=col>{h}</th>" for h in head)}</tr></thead>'
              f"<tbody>{body}</tbody></table></div>")
     return _short(f"Cost of {len(rows)} runs", table, len(rows))

@@ -74,5 +74,8 @@ const filter = document.getElementById("filter");
 filter?.addEventListener("input", () => {
   const shown = (label) => label.toLowerCase().includes(filter.value.trim().toLowerCase());
   for (const one of document.querySelectorAll("[data-label]")) one.classList.toggle("filtered", !shown(one.dataset.label));
+  for (const group of document.querySelectorAll("table.wide tbody")) group.classList.toggle("filtered", !group.querySelector("[data-label]:not(.filtered)"));
   for (const chart of charts) chart.draw(shown);
+  const runs = [...document.querySelectorAll(".facts tr[data-label]")];
+  document.getElementById("filtered").value = `${runs.filter((row) => shown(row.dataset.label)).length} of ${runs.length} runs in tables, figures, curves and menus.`;
 });

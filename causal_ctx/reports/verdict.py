@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from causal_ctx.methods import METHODS
+from causal_ctx.reports import graph_tables
 from causal_ctx.reports.formats import show
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.tables import by_method, combined_error, measured, published_for
@@ -27,7 +28,7 @@ def _sentences(methods: dict[str, list[dict]], protocol: str) -> list[str]:
         return []
     comparison = [_comparison(best, scores[best], baselines[0], scores[baselines[0]])] if told and baselines else []
     order = [_order(methods, scores, [(a, b) for a in told for b in blind], protocol)] if len(told) * len(blind) > 1 else []
-    return [*comparison, *order, _position(best, methods[best], protocol), _reconstruction(best, methods[best], protocol)]
+    return [*comparison, *order, _position(best, methods[best], protocol), _reconstruction(best, methods[best], protocol), _graph(best, methods[best])]
 
 
 def _order(methods: dict[str, list[dict]], scores: dict[str, Estimate], pairs: list[tuple[str, str]], protocol: str) -> str:
@@ -85,3 +86,11 @@ def _reconstruction(label: str, results: list[dict], protocol: str) -> str:
     excess = f", {inside.mean - floor.mean:.3f} above the entropy floor" if floor else ""
     beyond = f"; of held-out compositions {show(outside)}" if outside else ""
     return f"{label} reconstructs known contexts at {show(inside)} bits per pixel{excess}{beyond}."
+
+
+def _graph(label: str, results: list[dict]) -> str:
+    ours, untrained = (graph_tables.measured(results, "obs", "auroc", part) for part in ("", "untrained"))
+    if not ours:
+        return ""
+    before = f", untrained {show(untrained)}" if untrained else ""
+    return f"{label} ranks the concepts that truly move one another above those that do not with an AUROC of {show(ours)} (chance is 0.5{before})."

@@ -148,7 +148,9 @@ def test_tables_sort_and_runs_are_filtered(report, open_page):
     values = [float(cell.split()[0]) for cell in table.locator("tbody").first.locator("tr[data-label] td:nth-child(3)").all_inner_texts()]
     assert values == sorted(values)
     opened.get_by_label("Show runs").fill("pooled")
-    assert names() == ["base_pooled"]
+    assert names() == ["base_pooled"] and opened.locator("#filtered").inner_text().startswith("1 of 3 runs")
+    opened.get_by_label("Show runs").fill("none is called so")
+    assert not table.locator("tbody").first.is_visible() and opened.locator("#filtered").inner_text().startswith("0 of 3 runs")
     opened.get_by_label("Show runs").fill("")
     assert sorted(names()) == sorted(before)
 
