@@ -60,6 +60,7 @@ def finished(tmp_path_factory):
         yield folder, config, "\n".join([*said, printed.getvalue()])
 
 
+@pytest.mark.slow
 def test_phase_two_starts_from_the_autoencoder_of_phase_one_and_leaves_it_as_it_is(finished, dataset):
     folder, config, said = finished
     words = ["Phase 1 of 2: ct_vae starts from mcq_vae, which is trained first", "squared error, reconstruction mse", "part 3/3", "Phase 1 of 2 is done",
@@ -254,6 +255,7 @@ def test_dead_codes_are_revived_by_the_step(dataset):
     assert (np.abs(codebooks).max(axis=-1) < 50).sum() >= 7  # all but the one that was nearest to everything
 
 
+@pytest.mark.slow
 def test_the_run_opens_as_an_object_and_is_complete(finished, dataset, monkeypatch, capsys, caplog, tmp_path):
     folder, config, _ = finished
     for path in (folder, folder / "mcq_vae"):

@@ -59,7 +59,7 @@ def strict(
         for what, (model, names) in models.items():
             if name in names:
                 found[what][name] = sliced_wasserstein(model.generate(dataset.targets(name), noise), theirs, projections)
-                advance(1, f"{what or 'strict'}, {name}")
+                advance(1, f"{(what or 'strict').replace('_', ' by ')}, {name}")
         found["floor"][name] = floor_distance(real[name], projections)
         advance(1, f"floor, {name}")
     by_task = {what: _by_task(dataset, distances) for what, distances in found.items() if distances}

@@ -158,7 +158,7 @@ def _made_by(named: list) -> str:
     shown = [(name, *made[name]) for name in dict.fromkeys(name for name, _ in named) if made[name][0]]
     if len(shown) == 1:
         return "".join(shown[0][1:])
-    return _unfolding(f"Commands of {len(shown)} kinds of runs", "".join(f"<h3>{escape(name)}</h3>{command}{unlike}" for name, command, unlike in shown)) if shown else ""
+    return _unfolding(f"Commands of {len(shown)} kinds of runs", "".join(f'<p class="note">{escape(name)}</p>{command}{unlike}' for name, command, unlike in shown)) if shown else ""
 
 
 def _command(workdir: Path) -> tuple[str, str]:
