@@ -1,7 +1,7 @@
 """What a served page asks of its runs, as functions of a query: no sockets here, those are in `serve`.
 
     GET /                                                       the page, as it was at the start
-    GET /api/about                                              JSON {"runs": [{"label", "seed", "system", "image_shape", ...}]}, in the order of the page: with
+    GET /api/about                                              JSON {"runs": [{"label", "folder", "seed", "system", "image_shape", ...}]}, in the order of the page: with
                                                                 "concepts" (context) or "actions" and "images", the number of test images (transition)
     GET /api/samples?run=0&concept=a&concept=b&num=8&seed=0     PNG [H, num W]: `Run.generate`
     GET /api/actions?run=0&image=0&action=a+up&action=b+down    PNG [H, (1 + actions) W]: a test image, and `TransitionRun.chain` of it
