@@ -12,9 +12,11 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Runs of one config compile the same programs again and again; this session shares them, and no other session does.
-_programs = tempfile.TemporaryDirectory(prefix="causal_ctx-programs-")
-jax.config.update("jax_compilation_cache_dir", _programs.name)
+# Runs of one config compile the same programs again and again; the workers of this session share them, and no other session does.
+if "CAUSAL_CTX_TEST_PROGRAMS" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="causal_ctx-programs-")
+    os.environ["CAUSAL_CTX_TEST_PROGRAMS"] = _programs.name
+jax.config.update("jax_compilation_cache_dir", os.environ["CAUSAL_CTX_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

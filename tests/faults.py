@@ -3,7 +3,7 @@
     python -m tests.faults FOLDER [NUMBER [SEED]]
 
 Every fault is followed by the same command again, which must end as the run that nothing happened to: the same results but for costs, bit for bit. Prints a
-line per fault and the figures at the end; exit status 1 where any run ended otherwise.
+line per fault and the figures at the end; exit status 1 where any run ended otherwise. Stopped itself, the same command goes on with the faults that are left.
 """
 
 import json
@@ -121,8 +121,8 @@ KINDS = [
 
 
 def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
-    """Runs the faults, in an order of their own; the number of runs that ended otherwise than they must."""
-    rng, cache = random.Random(seed), folder / "shared_cache"
+    """Runs the faults, in an order of their own, but for those that campaign.jsonl has; the number of runs that ended otherwise than they must."""
+    cache, told = folder / "shared_cache", folder / "campaign.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     references = {}
     for pod in (1, 2):
@@ -130,26 +130,31 @@ def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
         if not (whole / "report.html").exists():
             assert set(finish(start(whole, cache, pod))) == {0}, f"{whole} failed; see its log"
         references[pod] = content(whole)
-    kinds, tally, wrong = list(KINDS), {"happened": 0, "came too late": 0, "exact": 0, "hangs": 0}, 0
-    rng.shuffle(kinds)
+    kinds = list(KINDS)
+    random.Random(seed).shuffle(kinds)
+    done = len(told.read_text().splitlines()) if told.exists() else 0
     for count, kind in enumerate(kinds[:number], start=1):
+        if count <= done:
+            continue
         run = folder / f"{count:02d}" / "run"
-        run.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(run.parent, ignore_errors=True)
+        run.parent.mkdir(parents=True)
         pod = 2 if "of two" in kind else 1
-        happened, statuses = fault(kind, run, cache, rng)
+        happened, statuses = fault(kind, run, cache, random.Random(f"{seed} {count}"))
         again = finish(start(run, run.parent / "cache" if kind.endswith("caching") else cache, pod))
         exact = set(again) == {0} and content(run) == references[pod]
         resumed = [line.split("Resuming", 1)[1].strip() for line in log_of(run).splitlines() if "Resuming" in line]
-        tally[happened.partition(",")[0]] += 1
-        tally["exact"] += exact
-        tally["hangs"] += None in (*statuses, *again)
         expected = [0] * pod if happened.startswith("came") else [STATUS["SIGTERM"]] * pod if kind.startswith("SIGTERM") else [*STATUS["others"][: pod - 1], -9]
-        wrong += not exact or statuses != expected
+        outcome = {"fault": kind, "happened": not happened.startswith("came"), "exact": exact, "hang": None in (*statuses, *again), "wrong": not exact or statuses != expected}
         print(f"{count:2d} {kind}: {happened}, status {statuses}, then {again}, {'exact' if exact else 'OTHERWISE'} {'; '.join(resumed)}", flush=True)
-        if exact:
+        with told.open("a") as file:
+            file.write(json.dumps(outcome) + "\n")
+        if not outcome["wrong"]:
             shutil.rmtree(run.parent)
-    print(json.dumps(tally | {"wrong": wrong}))
-    return wrong
+    outcomes = [json.loads(line) for line in told.read_text().splitlines()[:number]]
+    figures = {name: sum(outcome[name] for outcome in outcomes) for name in ("happened", "exact", "hang", "wrong")}
+    print(json.dumps({"faults": len(outcomes)} | figures))
+    return figures["wrong"]
 
 
 if __name__ == "__main__":
