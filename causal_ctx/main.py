@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, bench, doctor, export, output, pod, programs, reproduce, serve, sweep, writers
+from causal_ctx import ablate, bench, doctor, export, memory, output, pod, programs, reproduce, serve, sweep, writers
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -73,6 +74,8 @@ def main(argv: list[str]) -> int:
     except Interrupted as stop:
         refuse(str(stop))
         return 130
+    except BrokenPipeError:
+        raise
     except (configs.ConfigError, workdirs.WorkdirError, writers.WriterError, DamagedError, NonFiniteError, pod.PodError, OSError) as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         refuse(f"The disk is full ({error.filename}); make room, and the same command goes on from the last checkpoint." if full else str(error))
@@ -144,6 +147,8 @@ def parse(argv: list[str]) -> list[str]:
             sys.exit(refuse(f"The config file {value.split(':')[0]} does not exist; the supplied ones are in configs/."))
     try:
         return flags.FLAGS(argv)
+    except BrokenPipeError:
+        raise
     except Exception as error:  # a config file is code: whatever it raises is the user's to read, in one sentence
         text = str(error.args[0] if error.args else error).replace("\\n", " ")
         if "Traceback" in text:
@@ -158,6 +163,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """The program: flags parsed, then `main`; Ctrl-C or SIGTERM outside of training ends it with a line."""
+    memory.share_one_arena()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app.run(main, flags_parser=parse)
@@ -165,6 +171,9 @@ def run() -> None:
         refuse("Stopped; what was finished is kept, and the same command goes on.")
         pod.exit_alone(130)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except SystemExit as ended:
         pod.exit_alone(ended.code if isinstance(ended.code, int) else 1)
         raise

@@ -64,6 +64,15 @@ def test_every_config_is_valid_and_printed(path):
     assert status == 0 and '"seed": 7' in out and size in out and f'"name": "{name}' in out
 
 
+@pytest.mark.parametrize("flag", ["--help", "--print_config"])
+def test_a_reader_who_has_seen_enough_is_no_error(flag):
+    command = [sys.executable, "-m", "causal_ctx.main", "--config=configs/quad_dependent.py", flag]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    assert program.wait(60) == 0
+
+
 @pytest.mark.slow
 def test_a_run_from_the_command_line_is_complete_then_refuses_another_config(tmp_path):
     flags = [CONFIG, f"--workdir={tmp_path / 'w'}"]
