@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from causal_ctx import programs
+from causal_ctx import memory, programs
 from causal_ctx import workdir as workdirs
 from causal_ctx.train import Interrupted
 from configs import quad_dependent
@@ -83,6 +83,7 @@ def whole_runs(folder: Path, seconds: float) -> str:
 if __name__ == "__main__":
     where, hours = Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
     where.mkdir(parents=True)
+    memory.share_one_arena()
     programs.keep()
     for name, half in (("whole runs", whole_runs), ("one long training", long_training)):
         print(f"{name}: {half(where, hours * 1800)}", flush=True)
