@@ -83,10 +83,12 @@ def main(argv: list[str]) -> int:
 
 
 def silence_what_is_said_twice() -> None:
-    """Orbax' threads print the errors that it raises, too."""
+    """Where Orbax cannot write, its threads print and log the errors that it raises, too, and TensorStore those of calls that come back to it too late."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    others = threading.excepthook
-    threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("orbax") else others(args)
+    absl_logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+    of_threads, of_callbacks = threading.excepthook, sys.excepthook
+    threading.excepthook = lambda args: None if type(args.thread).__module__.startswith("orbax") else of_threads(args)
+    sys.excepthook = lambda kind, error, trace: None if str(error) == "Event loop is closed" else of_callbacks(kind, error, trace)
 
 
 def perform(tell: Callable[[dict], None]) -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import content
+
 ROOT = Path(__file__).parent.parent
 CONFIG, CODES = "--config=configs/quad_dependent.py:tiny", "--config=configs/ct_vae.py"
 
@@ -71,6 +73,29 @@ def test_a_reader_who_has_seen_enough_is_no_error(flag):
     program.stdout.close()
     assert program.stderr.read() == ""
     assert program.wait(60) == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 24 MiB, and a function that gives it room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("disks can be mounted here by root alone, or not at all")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_with_a_sentence_and_with_room_it_is_the_whole_one(small_disk, tmp_path):
+    disk, make_room = small_disk
+    flags = [CONFIG, "--config.data.resolution=16", "--config.evaluation.projections=10", "--config.data.held_out_per_context=64"]
+    status, _, err = call(*flags, f"--workdir={disk / 'run'}")
+    assert status == 1 and "Traceback" not in err and "raised an exception" not in err
+    assert err.splitlines()[-1].startswith("causal_ctx: A checkpoint cannot be written") and "make room" in err.splitlines()[-1]
+    make_room()
+    assert call(*flags, f"--workdir={disk / 'run'}")[0] == 0 == call(*flags, f"--workdir={tmp_path / 'whole'}")[0]
+    assert content(disk / "run") == content(tmp_path / "whole")
 
 
 @pytest.mark.slow
