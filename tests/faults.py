@@ -26,11 +26,12 @@ SIGNS = {  # a moment, and what the log or the folder shows from then on
     "data caching": lambda folder, log: any(folder.parent.glob("cache/**/.*-*")) or "Making" in log,
     "training": lambda folder, log: "training step is ready" in log,
     "checkpoint writing": lambda folder, log: any((folder / "checkpoints").glob("*/*tmp*")),
+    "training with two checkpoints": lambda folder, log: len(newest_steps(folder)) > 1,
     "evaluation": lambda folder, log: "Scoring" in log,
     "report writing": lambda folder, log: "Scored" in log,
 }
 STATUS = {"SIGTERM": 130, "others": [75]}  # of those that are asked to stop, and of those that a killed process leaves
-WINDOW = {"data caching": 1.0, "training": 4.0, "checkpoint writing": 0.05, "evaluation": 8.0, "report writing": 8.0}  # seconds, of which one is drawn
+WINDOW = {"data caching": 1.0, "training": 4.0, "training with two checkpoints": 2.0, "checkpoint writing": 0.05, "evaluation": 8.0, "report writing": 8.0}  # seconds, of which one is drawn
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -83,9 +84,14 @@ def content(folder: Path) -> dict:
     return found | {"log": [{name: value for name, value in line.items() if name != "seconds"} for line in lines]}
 
 
+def newest_steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint to resume from, the latest first."""
+    return sorted((int(path.name) for path in (folder / "checkpoints" / "newest").glob("*") if path.name.isdecimal()), reverse=True)
+
+
 def tear(folder: Path, rng: random.Random) -> str:
     """Cuts a file of the newest checkpoint short, flips one of its bits or removes it; what it did. The only checkpoint is left alone."""
-    steps = sorted((int(path.name) for path in (folder / "checkpoints" / "newest").glob("*") if path.name.isdecimal()), reverse=True)
+    steps = newest_steps(folder)
     if len(steps) < 2:
         return "there was one checkpoint alone"
     path = rng.choice([path for path in sorted((folder / "checkpoints" / "newest" / str(steps[0])).rglob("*")) if path.is_file() and path.stat().st_size])
@@ -116,7 +122,7 @@ def fault(kind: str, folder: Path, cache: Path, rng: random.Random) -> tuple[str
 KINDS = [
     *["kill in training"] * 12, *["kill in checkpoint writing"] * 8, *["kill in data caching"] * 4, *["kill in evaluation"] * 5, *["kill in report writing"] * 5,
     *["SIGTERM in training"] * 4, *["SIGTERM in evaluation"] * 2, *["kill one of two in training"] * 5, *["kill one of two in evaluation"] * 2,
-    *["SIGTERM to one of two in training"] * 2, *["torn checkpoint after a kill in training"] * 6,
+    *["SIGTERM to one of two in training"] * 2, *["torn checkpoint after a kill in training with two checkpoints"] * 6,
 ]
 
 
