@@ -88,7 +88,7 @@ def load(workdir: Path) -> Served:
     """
     paths, page = reading.read_folder(workdir).evaluated, workdir / "report.html"
     if not paths:
-        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
+        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders directly below it; train one first.")
     if not page.exists():
         raise WorkdirError(f"{page} does not exist; write it first, with --mode=report --workdir={workdir}.")
     named = labels.labelled(load_runs(paths))

@@ -1,5 +1,6 @@
 """Command line: python -m causal_ctx.main --config=configs/quad_dependent.py:cpu --workdir=runs/quad [--mode=MODE] [--config.field=value]."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -8,7 +9,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -74,8 +75,6 @@ def main(argv: list[str]) -> int:
     except Interrupted as stop:
         refuse(str(stop))
         return 130
-    except BrokenPipeError:
-        raise
     except (configs.ConfigError, workdirs.WorkdirError, writers.WriterError, DamagedError, NonFiniteError, pod.PodError, OSError) as error:
         full = isinstance(error, OSError) and error.errno == errno.ENOSPC
         refuse(f"The disk is full ({error.filename}); make room, and the same command goes on from the last checkpoint." if full else str(error))
@@ -96,7 +95,8 @@ def perform(tell: Callable[[dict], None]) -> int:
     writers.choose(WRITERS.value)
     mode, config = asked_for()
     if PRINT_CONFIG.value:
-        print(configs.to_json(config) if config is not None else "Give --config to print one.")
+        with a_reader_who_may_leave():
+            print(configs.to_json(config) if config is not None else "Give --config to print one.")
         tell(json.loads(configs.to_json(config)) if config is not None else {})
         return 0
     if OUTPUT.value == "json" and mode not in WITH_JSON:
@@ -137,8 +137,22 @@ def asked_for() -> tuple[str, ml_collections.ConfigDict | None]:
 
 def refuse(sentence: str) -> int:
     """Says the one sentence and returns exit status 1."""
-    print("causal_ctx:", " ".join(sentence.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # where no one reads the errors, the status still tells
+        print("causal_ctx:", " ".join(sentence.split()), file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def a_reader_who_may_leave() -> Iterator[None]:
+    """What is printed within it ends the program quietly where the reader of its output has seen enough and closed it."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -148,9 +162,8 @@ def parse(argv: list[str]) -> list[str]:
         if name == "--config" and value and not Path(value.split(":")[0]).is_file():
             sys.exit(refuse(f"The config file {value.split(':')[0]} does not exist; the supplied ones are in configs/."))
     try:
-        return flags.FLAGS(argv)
-    except BrokenPipeError:
-        raise
+        with a_reader_who_may_leave():
+            return flags.FLAGS(argv)
     except Exception as error:  # a config file is code: whatever it raises is the user's to read, in one sentence
         text = str(error.args[0] if error.args else error).replace("\\n", " ")
         if "Traceback" in text:
@@ -173,9 +186,6 @@ def run() -> None:
         refuse("Stopped; what was finished is kept, and the same command goes on.")
         pod.exit_alone(130)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our lines has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except SystemExit as ended:
         pod.exit_alone(ended.code if isinstance(ended.code, int) else 1)
         raise

@@ -103,8 +103,9 @@ def joined(mode: str, wait_seconds: float) -> Iterator[None]:
 def exit_alone(status: int) -> None:
     """Ends this process at once if its pod is broken: JAX's own way out would wait for processes that no longer come. Else returns."""
     if _broken.is_set():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
 
 
@@ -129,7 +130,7 @@ class RollCall:
     def __enter__(self) -> "RollCall":
         if self.pod.index == 0:
             try:
-                self._roll = Roll("127.0.0.1" if self.host in ("127.0.0.1", "localhost") else "", self.port, self.pod.count)
+                self._roll = Roll(self.host, self.port, self.pod.count)
             except OSError as error:
                 raise PodError(f"Process 0 cannot keep its roll at port {self.port} ({error.strerror}); choose another address than {self.pod.address}.") from error
             threading.Thread(target=self._roll.serve_forever, daemon=True).start()
@@ -220,7 +221,8 @@ class RollCall:
             _broken.set()
             if self._leaving.wait(GRACE):
                 return
-            print(f"causal_ctx: {self.loss}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # the status tells those who no longer read
+                print(f"causal_ctx: {self.loss}", file=sys.stderr)
             exit_alone(1 if final else LOST)
 
 
@@ -231,7 +233,8 @@ class Roll(socketserver.ThreadingTCPServer):
 
     def __init__(self, host: str, port: int, count: int):
         self.count, self.members, self._lock = count, {}, threading.Lock()  # {index: (host, connection)}
-        super().__init__((host, port), _Member)
+        self.address_family = _family(host)
+        super().__init__((host if host in ("127.0.0.1", "::1", "localhost") else "", port), _Member)
 
     def enter(self, index: int, host: str, connection: socket.socket) -> bool:
         """Whether process `index` is new; the last one to come makes the pod complete."""
@@ -288,6 +291,15 @@ class _Member(socketserver.BaseRequestHandler):
 def _is_a_sentence(error: BaseException) -> bool:
     """Whether an error is one of ours, written for the user."""
     return type(error).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _family(host: str) -> socket.AddressFamily:
+    """That of the addresses of `host`: IPv6 where it has no others."""
+    try:
+        found = {address[0] for address in socket.getaddrinfo(host, None)}
+    except OSError:
+        return socket.AF_INET
+    return socket.AF_INET6 if found == {socket.AF_INET6} else socket.AF_INET
 
 
 def _send(connection: socket.socket, message: dict) -> None:

@@ -113,7 +113,7 @@ def write_report(folder: reading.Folder, workdir: Path) -> None:
     if not folder.evaluated and folder.diverged:
         raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(_diverged(folder))}")
     if not folder.evaluated:
-        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders below it; train one first.")
+        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders directly below it; train one first.")
     page.write_report(load_runs(folder.evaluated), workdir / "report.html", workdir / "figures", folder)
     LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
 

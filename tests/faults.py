@@ -3,7 +3,8 @@
     python -m tests.faults FOLDER [NUMBER [SEED]]
 
 Every fault is followed by the same command again, which must end as the run that nothing happened to: the same results but for costs, bit for bit. Prints a
-line per fault and the figures at the end; exit status 1 where any run ended otherwise. Stopped itself, the same command goes on with the faults that are left.
+line per fault and the figures at the end; exit status 1 where any run ended otherwise. Stopped itself, the same command goes on with the faults that are left,
+once the processes that it left are stopped, too.
 """
 
 import json
@@ -67,11 +68,13 @@ def log_of(folder: Path) -> str:
     return Path(f"{folder}.0.log").read_text(errors="replace")
 
 
-def at(moment: str, folder: Path, processes: list[subprocess.Popen], rng: random.Random) -> bool:
-    """Waits for the moment and some more; whether the run still goes on."""
-    before = len(log_of(folder))
-    while processes[0].poll() is None and not SIGNS[moment](folder, log_of(folder)[before:]):
+def at(moment: str, folder: Path, processes: list[subprocess.Popen], rng: random.Random) -> bool | None:
+    """Waits for the moment and some more; whether the run still goes on, None where it goes on and does not come to the moment."""
+    before, end = len(log_of(folder)), time.monotonic() + LIMIT
+    while processes[0].poll() is None and not SIGNS[moment](folder, log_of(folder)[before:]) and time.monotonic() < end:
         time.sleep(0.005)
+    if time.monotonic() >= end:
+        return None
     time.sleep(rng.uniform(0, WINDOW[moment]))
     return processes[0].poll() is None
 
@@ -105,13 +108,14 @@ def tear(folder: Path, rng: random.Random) -> str:
 
 
 def fault(kind: str, folder: Path, cache: Path, rng: random.Random) -> tuple[str, list[int | None]]:
-    """Makes one happen to a run in `folder`; (what happened, exit statuses then)."""
+    """Makes one happen to a run in `folder`; (what happened, exit statuses then: [None] for a run that hung before)."""
     kind, _, moment = kind.partition(" in ")
     pod = 2 if "of two" in kind else 1
     own_cache = folder.parent / "cache" if moment == "data caching" else cache
     processes = start(folder, own_cache, pod)
-    if not at(moment, folder, processes, rng):
-        return "came too late", finish(processes)
+    running = at(moment, folder, processes, rng)
+    if not running:
+        return ("came too late", finish(processes)) if running is False else ("came never", finish(processes, 0))
     processes[-1].send_signal(signal.SIGTERM if kind.startswith("SIGTERM") else signal.SIGKILL)
     began = time.monotonic()
     statuses = finish(processes)
@@ -127,18 +131,22 @@ KINDS = [
 
 
 def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
-    """Runs the faults, in an order of their own, but for those that campaign.jsonl has; the number of runs that ended otherwise than they must."""
+    """Runs the faults, in an order of their own, but for those that campaign.jsonl has of the same ones; the number of runs that ended otherwise than they must."""
     cache, told = folder / "shared_cache", folder / "campaign.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     references = {}
     for pod in (1, 2):
         whole = folder / f"whole_{pod}"
         if not (whole / "report.html").exists():
+            shutil.rmtree(whole, ignore_errors=True)  # what nothing happens to was not stopped either
             assert set(finish(start(whole, cache, pod))) == {0}, f"{whole} failed; see its log"
         references[pod] = content(whole)
     kinds = list(KINDS)
     random.Random(seed).shuffle(kinds)
-    done = len(told.read_text().splitlines()) if told.exists() else 0
+    before = [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
+    if [outcome["fault"] for outcome in before] != kinds[: len(before)]:
+        sys.exit(f"{told} holds other faults than these, of another seed or another version; give another folder.")
+    done = len(before)
     for count, kind in enumerate(kinds[:number], start=1):
         if count <= done:
             continue
@@ -151,7 +159,7 @@ def campaign(folder: Path, number: int | None = None, seed: int = 0) -> int:
         exact = set(again) == {0} and content(run) == references[pod]
         resumed = [line.split("Resuming", 1)[1].strip() for line in log_of(run).splitlines() if "Resuming" in line]
         expected = [0] * pod if happened.startswith("came") else [STATUS["SIGTERM"]] * pod if kind.startswith("SIGTERM") else [*STATUS["others"][: pod - 1], -9]
-        outcome = {"fault": kind, "happened": not happened.startswith("came"), "exact": exact, "hang": None in (*statuses, *again), "wrong": not exact or statuses != expected}
+        outcome = {"fault": kind, "happened": happened.startswith("happened") and "alone" not in happened, "exact": exact, "hang": None in (*statuses, *again), "wrong": not exact or statuses != expected}
         print(f"{count:2d} {kind}: {happened}, status {statuses}, then {again}, {'exact' if exact else 'OTHERWISE'} {'; '.join(resumed)}", flush=True)
         with told.open("a") as file:
             file.write(json.dumps(outcome) + "\n")

@@ -1,6 +1,7 @@
 """The command line as a user meets it: every refusal is one sentence without a stack trace."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def test_every_config_is_valid_and_printed(path):
 @pytest.mark.parametrize("flag", ["--help", "--print_config"])
 def test_a_reader_who_has_seen_enough_is_no_error(flag):
     command = [sys.executable, "-m", "causal_ctx.main", "--config=configs/quad_dependent.py", flag]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered)
     program.stdout.close()
     assert program.stderr.read() == ""
     assert program.wait(60) == 0

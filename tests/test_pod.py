@@ -131,14 +131,14 @@ def test_a_pod_trains_ct_vae_on_the_codes_of_one_process(tmp_path):
 
 
 @contextlib.contextmanager
-def rolls(count: int, monkeypatch, silence: float = 30.0):
+def rolls(count: int, monkeypatch, silence: float = 30.0, host: str = "127.0.0.1"):
     """RollCalls of `count` processes that are threads of this one, and the sentences with which they would end it."""
     port, ends = free_port(), []
     monkeypatch.setattr(pod, "SILENCE", silence)
     monkeypatch.setattr(pod, "GRACE", 0.0)
     monkeypatch.setattr(pod, "exit_alone", lambda status: ends.append(status))
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(pod.RollCall(pod.Pod(f"127.0.0.1:{port}", count, index))) for index in range(count)], ends
+        yield [stack.enter_context(pod.RollCall(pod.Pod(f"{host}:{port}", count, index))) for index in range(count)], ends
     time.sleep(0.1)  # for their threads
     pod._broken.clear()
 
@@ -206,6 +206,37 @@ def test_missing_processes_are_named(monkeypatch, caplog):
     assert "Process 0 of 4 waits for processes 1, 3" in caplog.text
     with pod.RollCall(pod.Pod(f"127.0.0.1:{free_port()}", 4, 2)) as lonely, pytest.raises(pod.PodError, match=r"waited 1 s for process 0 at 127\.0\.0\.1:\d+"):
         lonely.gather(0.6)
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as tried:
+        tried.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_hosts_with_ipv6_alone_find_each_other(monkeypatch):
+    with rolls(2, monkeypatch, host="[::1]") as (calls, ends):
+        for call in calls:
+            call.gather(10)
+        assert not ends
+
+
+def test_a_loss_ends_a_process_whose_errors_no_one_reads(monkeypatch):
+    with rolls(2, monkeypatch) as (calls, ends):
+        for call in calls:
+            call.gather(10)
+
+        class Closed:
+            def write(self, _):
+                raise BrokenPipeError
+
+            flush = write
+
+        monkeypatch.setattr(sys, "stderr", Closed())
+        calls[1]._connection.shutdown(socket.SHUT_RDWR)
+        assert until(lambda: ends) and ends[0] == pod.LOST
 
 
 @pytest.mark.parametrize("count, index, sentence", [(2, 1, "a second process 1 came"), (3, 1, "a pod of 3 came")])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from causal_ctx import workdir
 from causal_ctx.files import DamagedError
-from causal_ctx.reports import ablations, charts, figures, labels, page, system_reports
+from causal_ctx.reports import ablations, charts, figures, labels, page, system_report, system_reports
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.reading import Folder, read_folder
 from tests.test_reports import FakeRun, Outline
@@ -177,6 +177,26 @@ def test_seeds_share_a_colour_and_many_labels_have_distinct_ones(monkeypatch):
     assert [line.get_color() for line in lines] == [charts.COLOURS[0]] * 2 + [charts.COLOURS[1]]
     assert lines[0].get_linewidth() < lines[2].get_linewidth()
     assert len({tuple(colour) for colour in charts.colours(12)}) == 12
+
+
+def test_lines_of_a_page_have_numbers_that_go_on_after_the_colours():
+    log = [{"images": i, "train/loss_nats": float(i)} for i in range(3)]
+    names = [f"run {i}" for i in range(9)]
+    (panel,) = charts.panels({name: [log] for name in names}, {name: [0] for name in names}, ["train/loss_nats"])
+    assert [line["colour"] for line in panel["lines"]] == list(range(9))
+
+
+def test_folders_of_figures_have_names_that_file_systems_take():
+    runs = [(f"ct_vae {'field=1 ' * 80}last={i}", object()) for i in range(2)] + [("ct_vae beta=1", object())]
+    results = [{"seed": 0}] * 3
+    folders = [section.folder for section in system_report.sections_of_best(runs, results, lambda _: 1.0, lambda _: [])]
+    assert len(set(folders)) == 3 and all(len(folder) < 200 for folder in folders) and folders[2] == "ct_vae_beta=1"
+
+
+def test_what_does_not_change_results_sets_no_runs_apart():
+    config = {"method": "base", "seed": 0, "checkpoint.minutes": 10.0, "train.steps_per_call": 8, "objective.beta": 1.0}
+    assert labels.labels([config, config | {"seed": 1, "checkpoint.minutes": 2.0, "train.steps_per_call": 4}]) == ["base", "base"]
+    assert labels.labels([config, config | {"objective.beta": 2.0}]) == ["base beta=1.0", "base beta=2.0"]
 
 
 def test_figures_are_drawn_for_the_best_of_at_most_eight_labels(shown, tmp_path):

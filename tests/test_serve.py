@@ -374,7 +374,7 @@ def test_whatever_is_sent_the_server_answers_or_closes_and_does_not_grow(server,
 
 
 def test_refusals_before_the_start(tmp_path, folder, server, monkeypatch):
-    with pytest.raises(WorkdirError, match="holds no evaluated run, nor do the folders below it; train one first"):
+    with pytest.raises(WorkdirError, match="holds no evaluated run, nor do the folders directly below it; train one first"):
         serve.run(None, tmp_path, 0)
     (tmp_path / "results.json").write_text(json.dumps(context_results()))
     with pytest.raises(WorkdirError, match="report.html does not exist; write it first, with --mode=report"):

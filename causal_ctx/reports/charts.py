@@ -63,13 +63,13 @@ def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None,
 
 
 def panels(records: dict[str, list[list[dict]]], seeds: dict[str, list[int]], keys: list[str], floor_bpp: float | None = None) -> list[dict]:
-    """`curves` as numbers, for a page that draws them: {"title", "floor", "lines": [{"label", "name", "colour", "points": [[images seen, value], ...]}]}.
+    """`curves` as numbers, for a page that draws them: {"title", "floor", "lines": [{"label", "name", "colour", its number, "points": [[images seen, value], ...]}]}.
 
     seeds: {label: of every log}. A line is the means of MOST_POINTS pieces of equal length where there is more.
     """
     def lines(key: str) -> list[dict]:
         return [
-            {"label": label, "name": f"{label}, seed {seed}" if len(logs) > 1 else label, "colour": place % len(COLOURS), "points": _thinned(_points(log, key))}
+            {"label": label, "name": f"{label}, seed {seed}" if len(logs) > 1 else label, "colour": place, "points": _thinned(_points(log, key))}
             for place, (label, logs) in enumerate(records.items())
             for seed, log in zip(seeds[label], logs)
         ]

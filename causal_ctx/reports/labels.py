@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from causal_ctx.reports.reading import read_fields
+from causal_ctx.supplied import OF_NO_MATTER
 
-NOT_TOLD = ("seed", "init_from", "data.cache_dir", "data.placement")  # fields that do not set runs apart
+NOT_TOLD = ("seed", "init_from", *OF_NO_MATTER)  # fields that do not set runs apart
 
 
 def labels(configs: Sequence[dict], not_told: Collection[str] = NOT_TOLD) -> list[str]:

@@ -21,7 +21,7 @@ const ORDERS = {none: "ascending", ascending: "descending", descending: "none"};
 
 function value(row, column) {
   const text = row.cells[column].textContent;
-  return column === 0 ? text : parseFloat(text.replace("\u2212", "-"));
+  return column === 0 ? text : parseFloat(text.replace("\u2212", "-").replaceAll(",", ""));
 }
 
 function compare(a, b, sign) {

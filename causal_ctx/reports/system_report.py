@@ -2,6 +2,7 @@
 
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from causal_ctx.reports.reading import Folder
 from causal_ctx.reports.tables import Table
 
 MOST_LABELS = 8  # that get figures of their own
+MOST_BYTES_OF_NAME = 120  # of a folder: file systems take 255
 
 
 class Section(NamedTuple):
@@ -65,9 +67,15 @@ def best_first(named: list, results: list[dict], score: Callable[[dict], float |
 def sections_of_best(named: list, results: list[dict], score: Callable[[dict], float | None], pictures: Callable) -> list[Section]:
     """The `pictures` of the best seed of every label, of the first MOST_LABELS; headed by label and seed where there are several runs."""
     best = best_seeds(named, results, score)
-    folder = lambda label: re.sub(r"[^\w=.-]+", "_", label) if len(best) > 1 else ""
+    folder = lambda label: _folder(label) if len(best) > 1 else ""
     heading = lambda label, seed: f"{label}, seed {seed}" if len(named) > 1 else ""
     return [Section(heading(label, seed), pictures(run), folder(label)) for label, (run, seed) in list(best.items())[:MOST_LABELS]]
+
+
+def _folder(label: str) -> str:
+    """A label as the name of a folder: long ones, of runs that differ in many fields, are cut and told apart by a checksum."""
+    name = re.sub(r"[^\w=.-]+", "_", label)
+    return name if len(name.encode()) <= MOST_BYTES_OF_NAME else f"{name[:40]}-{zlib.crc32(name.encode()):08x}"
 
 
 def by_label(named: Iterable) -> dict[str, list]:
