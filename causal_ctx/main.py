@@ -38,7 +38,7 @@ MODES = {
 }
 WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
 WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "bench")  # modes that return what --output=json prints
-CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny, for quad_dependent also fast.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES),

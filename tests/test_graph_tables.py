@@ -45,6 +45,10 @@ def test_the_table_holds_means_over_seeds_beside_chance_and_the_empty_graph():
 def test_the_verdict_says_how_far_the_graph_was_learned():
     (sentence,) = [s for s in verdict([scored(0), scored(1)]) if "AUROC" in s]
     assert sentence.endswith("do not with an AUROC of 0.850 ± 0.050 (chance is 0.5, untrained 0.500 ± 0.000).")
+    worse = scored(0)
+    worse["graph"]["untrained"]["obs"]["auroc"] = 0.95
+    (sentence,) = [s for s in verdict([worse]) if "AUROC" in s]
+    assert "did not learn which concepts truly move one another" in sentence and sentence.endswith("(chance is 0.5, untrained 0.950).")
     assert not [s for s in verdict([results()]) if "AUROC" in s]
 
 

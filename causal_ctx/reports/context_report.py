@@ -18,6 +18,7 @@ MEASURES = {
     "Graph": f"{graph_tables.NOTE} By chance alone the AUROC of one seed lies 0.12 (standard deviation) from 0.5 where 9 of 30 pairs are edges, as in "
     "quad_dependent. Where none is, there is no AUROC, and SHD counts invented edges. The theorem behind the module identifies the concepts, not this graph, "
     "and in a module that is told no targets nothing ties a block to a concept.",
+    "Differences": "are taken before rounding, so they can differ from those of the numbers shown by one in the last place.",
     "Protocol strict": "every generated image from its own noise, all held-out images, weights of the best epoch.",
     "Protocol paper": "as published: 50 directions, about 1,280 images, 64 noise vectors repeated, reconstruction of known contexts at the last epoch.",
     "Published": f"{CITATION}; mean ± standard error over seeds, measured under protocol paper, at the published training budget and image size.",

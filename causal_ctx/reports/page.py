@@ -169,7 +169,8 @@ def _command(workdir: Path) -> tuple[str, str]:
     table = (f'<div class="scroll"><table class="facts"><thead><tr><th scope="col">field</th><th scope="col">here</th><th scope="col">published</th></tr></thead>'
              f"<tbody>{rows}</tbody></table></div>")
     unlike = _unfolding(f"Differs from the published setting in {len(differing)} fields", table) if differing else ""
-    return (f"<pre><code data-copy>{escape(command)}</code></pre>" if command else "", unlike)
+    where = '<p class="note">In the repository, with its environment active (<code>. .venv/bin/activate</code>):</p>'
+    return (f"{where}<pre><code data-copy>{escape(command)}</code></pre>" if command else "", unlike)
 
 
 def _written(part: _Part) -> dict[str, str]:
