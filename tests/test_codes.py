@@ -122,6 +122,7 @@ def test_actions_without_chance_are_those_of_the_layer(predictor, small_batches)
     np.testing.assert_array_equal(graphs.mask, out.mask)
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_mean_over_draws_and_its_image_that_of_the_mean_latents(predictor, small_batches):
     found = predictor.predict(CODES[:4], ACTIONS[:4], AFTER[:4], draws=3, seed=2)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(2), 0), 3)
@@ -149,6 +150,7 @@ def test_no_action_is_base_mode(predictor, small_batches):
     assert not acted.mask.any()
 
 
+@pytest.mark.slow
 def test_retrieval_without_chance_is_what_actions_cost(predictor, small_batches):
     nats = np.stack([predictor.act(CODES, np.full(11, action), AFTER).nats for action in range(A)], axis=1)
     np.testing.assert_allclose(predictor.retrieve(CODES, AFTER), scipy.special.log_softmax(-nats, axis=1), atol=1e-4)
@@ -163,6 +165,7 @@ def test_retrieval_takes_fewer_examples_at_a_time_the_more_actions_there_are(pre
     assert sizes == [codes.BATCH // A, codes.BATCH // 2, codes.BATCH // A]
 
 
+@pytest.mark.slow
 def test_draws_are_functions_of_the_seed_and_differ_between_batches(predictor, small_batches):
     alike = np.repeat(CODES[:1], 11, axis=0)
     run = lambda seed, n=11: predictor.act(alike[:n], np.zeros(n, int), alike[:n], seed)

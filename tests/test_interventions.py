@@ -175,6 +175,7 @@ def test_a_perfect_predictor_scores_about_the_floor():
     assert subset_distances(config, shuffled, Simulator(other))["by_size"]["6"]["distance"][NO_MODULE] > 2 * scores["by_size"]["6"]["floor"]
 
 
+@pytest.mark.slow
 def test_every_quirk_setting_is_scored_with_the_same_weights():
     """What the scores share is what cannot differ: below, every setting is scored on its own."""
     config, predictor = untrained(data__held_out_per_context=16)
@@ -203,6 +204,7 @@ def test_without_a_module_there_is_one_setting():
     assert predictor.with_quirks(composition="cut") is None and list(quirk_settings(predictor)) == [NO_MODULE]
 
 
+@pytest.mark.slow
 def test_held_out_contexts_score_as_in_the_strict_protocol(trained, capsys):
     folder, config = trained
     returned = ablate.ablate_interventions(config, folder)

@@ -299,6 +299,7 @@ def test_the_page_stands_alone_and_escapes_names(drawn, data, predictor, tmp_pat
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {*few, "training_curves"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_both_systems_gets_a_part_for_each(drawn, data, predictor, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(transition_figures, "pictures", lambda run: shown.append(run) or [drawn["codebooks"]])

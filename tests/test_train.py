@@ -163,6 +163,7 @@ def test_an_epoch_is_a_whole_number_of_equal_calls_within_one_percent(images, ba
     assert (plan.steps_per_call, plan.steps_per_epoch) == expected
 
 
+@pytest.mark.slow
 def test_the_last_epoch_may_be_a_part_of_one(dataset, tmp_path, monkeypatch):
     """It ends with a validation and a checkpoint, as whole ones do, at a whole number of calls."""
     losses = iter([100.0, 50.0])
