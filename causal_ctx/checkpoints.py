@@ -117,7 +117,8 @@ class Checkpoints:
 
     def _read(self, name: str, step: int, like: Tree) -> Tree:
         wanted = {"tree": like, "checksum": np.zeros((), np.uint32)}
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+        # A leaf that is described without a sharding, as one of NumPy would be, has Orbax read what is written of all leaves, in memory that never comes back.
+        abstract = jax.tree.map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else ocp.utils.to_shape_dtype_struct(leaf), wanted)
         found = self._managers[name].restore(step, args=ocp.args.StandardRestore(abstract))
         if int(found["checksum"]) != (now := checksum(found["tree"])):
             raise ValueError(f"its bytes have the checksum {now} in place of {int(found['checksum'])}")
