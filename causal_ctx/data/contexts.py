@@ -27,6 +27,8 @@ class ContextData:
     train_latents, held_out_latents, validation_latents: rows aligned with `train`, `held_out`, `validation`, or None where the data has none.
     simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
     counterfactuals: (any context, n) -> n images whose row i has the same exogenous noise in every context; None as above.
+    counterfactual_latents: the latents [n, K] of the concepts behind `counterfactuals`; None where these are not known.
+    concept_columns: the columns of a latent array that are the concepts, in their order; None without latents.
     total_effects: of the training contexts, how the noise of one concept (column) truly moves another (row), [K, K] each; None where that is not known.
     """
 
@@ -40,6 +42,8 @@ class ContextData:
     simulate: Callable[[str, int], np.ndarray] | None = None
     counterfactuals: Callable[[str, int], np.ndarray] | None = None
     validation_latents: dict[str, np.ndarray] | None = None
+    counterfactual_latents: Callable[[str, int], np.ndarray] | None = None
+    concept_columns: tuple[int, ...] | None = None
     total_effects: dict[str, np.ndarray] | None = None
 
     def targets(self, context: str) -> np.ndarray:
@@ -60,6 +64,10 @@ class ContextData:
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         return self.train[OBSERVATIONAL].shape[1:]
+
+    def concept_latents(self, latents: np.ndarray) -> np.ndarray:
+        """Of rows of a latent array [n, latents] those columns that are the concepts, [n, K]."""
+        return latents[:, self.concept_columns]
 
     @functools.cached_property
     def entropy_floor_bpp(self) -> dict[str, float]:

@@ -20,7 +20,8 @@ class Generator:
     """How a data set is made.
 
     concepts (K <= 8), compositions: as in `contexts.ContextData`; the compositions are held out.
-    num_latents, draw: (rng, n, interventions) -> latents float64 [n, num_latents], whose first rows do not depend on n.
+    num_latents: of a row; concept_columns: which of them are the concepts, in their order.
+    draw: (rng, n, interventions) -> latents float64 [n, num_latents], whose first rows do not depend on n.
     render: (latents, resolution) -> images uint8 [n, R, R, 3].
     version: part of the cache's name; raise it whenever the same fields would give other images.
     rows: rendered and written at a time.
@@ -29,6 +30,7 @@ class Generator:
     concepts: tuple[str, ...]
     compositions: tuple[str, ...]
     num_latents: int
+    concept_columns: tuple[int, ...]
     draw: Callable[[np.random.Generator, int, tuple[str, ...]], np.ndarray]
     render: Callable[[np.ndarray, int], np.ndarray]
     version: int
@@ -63,6 +65,8 @@ def load(config, generator: Generator) -> contexts.ContextData:
         held_out_latents=latents["held_out"],
         simulate=functools.partial(_simulate, generator, config.seed, config.resolution),
         counterfactuals=functools.partial(_counterfactuals, generator, config.seed, config.resolution),
+        counterfactual_latents=lambda context, n: _latents_of_one_noise(generator, config.seed, context, n)[:, generator.concept_columns],
+        concept_columns=generator.concept_columns,
     )
 
 
@@ -93,9 +97,13 @@ def _simulate(generator: Generator, seed: int, resolution: int, context: str, n:
 
 
 def _counterfactuals(generator: Generator, seed: int, resolution: int, context: str, n: int) -> np.ndarray:
+    return generator.render(_latents_of_one_noise(generator, seed, context, n), resolution)
+
+
+def _latents_of_one_noise(generator: Generator, seed: int, context: str, n: int) -> np.ndarray:
     contexts.targets(context, generator.concepts)  # refuses unknown concepts
     one_for_all = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS),)))
-    return generator.render(generator.draw(one_for_all, n, contexts.interventions(context)), resolution)
+    return generator.draw(one_for_all, n, contexts.interventions(context))
 
 
 def _cached_arrays(config, generator: Generator) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ TRAINING_CONTEXTS = (contexts.OBSERVATIONAL, *CONCEPTS)
 COMPOSITIONS = tuple(f"quad1+{other}" for other in CONCEPTS[1:]) + tuple(f"quad2+{other}" for other in CONCEPTS[2:])
 CONTEXTS = {"train": TRAINING_CONTEXTS, "held_out": TRAINING_CONTEXTS + COMPOSITIONS}
 
+COLUMNS = tuple(map(LATENTS.index, CONCEPTS))
+
 _ROWS = 2048  # rendered and written at a time
 
 
@@ -50,4 +52,4 @@ def render(name: str, latents: np.ndarray, resolution: int = 64) -> np.ndarray:
 
 def _generator(name: str) -> generated.Generator:
     draw, draw_images = LAWS[name].sample_latents, functools.partial(render, name)
-    return generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), draw, draw_images, GENERATOR_VERSION, _ROWS)
+    return generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, draw, draw_images, GENERATOR_VERSION, _ROWS)

@@ -73,4 +73,5 @@ def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:
     return np.eye(len(CONCEPTS))
 
 
-GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)
+COLUMNS = tuple(LATENTS.index(HUES[concept]) for concept in CONCEPTS)
+GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)

@@ -27,8 +27,13 @@ SHADES = LinearSegmentedColormap.from_list("shades", ["#f1f4f8", "#9dbfe0", "#3a
 TRUE_SHADES = LinearSegmentedColormap.from_list("true shades", ["#f8f4f0", "#f0c49c", "#e07b28", "#7a3b0a"])
 
 
-def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...], true: dict[str, np.ndarray] | None = None) -> Image.Image:
-    """One map [K, K] per title, all on one colour scale taken off the diagonal; below it the `true` one of its title, in other colours on their own scale."""
+def heat_maps(
+    norms: dict[str, np.ndarray], names: tuple[str, ...], true: dict[str, np.ndarray] | None = None, sides: tuple[str, str] = ("noise of", "heard by")
+) -> Image.Image:
+    """One map [K, K] per title, all on one colour scale taken off the diagonal; below it the `true` one of its title, in other colours on their own scale.
+
+    `sides` says what columns and rows are.
+    """
     layers = [("", norms, SHADES), *([("true, ", true, TRUE_SHADES)] if true else [])]
     columns = min(4, len(norms))
     lines = -(-len(norms) // columns)
@@ -44,8 +49,8 @@ def heat_maps(norms: dict[str, np.ndarray], names: tuple[str, ...], true: dict[s
             _heat_map(axis, maps[title], (top, shades), names)
             axis.set_title(prefix + title, fontsize=FONT_POINTS, color=INK, parse_math=False)  # names are the user's, dollars in them no formulas
             axis.tick_params(labelleft=column == 0, labelbottom=layer == len(layers) - 1 and line == lines - 1)
-    figure.supxlabel("noise of", fontsize=FONT_POINTS, color=INK)
-    figure.supylabel("heard by", fontsize=FONT_POINTS, color=INK)
+    figure.supxlabel(sides[0], fontsize=FONT_POINTS, color=INK)
+    figure.supylabel(sides[1], fontsize=FONT_POINTS, color=INK)
     return image(figure)
 
 

@@ -1,0 +1,122 @@
+"""What one image would have been under an intervention, and what an intervention moves, against simulated ground truth.
+
+Letters: n images, H, W, C image, K concepts. Latents are those of the concepts, [n, K], in standard deviations that they have in "obs".
+
+The truth keeps the exogenous noise of every row and replaces the mechanisms of the intervened concepts (`ContextData.counterfactuals`); their own noise keeps
+its rank, which no sample of single contexts determines: `others`, the latents that were not intervened on, are what a model can know.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from causal_ctx.data import ContextData
+from causal_ctx.data.contexts import OBSERVATIONAL
+from causal_ctx.evaluation import graph
+from causal_ctx.evaluation.predict import Predictor
+from causal_ctx.evaluation.probe import Probe, explained, fit_probe
+from causal_ctx.evaluation.protocols import fresh_noise
+from causal_ctx.progress import Advance, untold
+
+IMAGES = 1_024
+NOISE = 2**20  # index of `fresh_noise` that no distance has
+
+
+def can_be_scored(dataset: ContextData) -> bool:
+    """Whether the data set knows what an image would have been, and the latents behind it."""
+    return dataset.counterfactual_latents is not None
+
+
+def concept_probe(dataset: ContextData) -> Probe:
+    """A probe of the concepts' latents, fitted to training images of all contexts."""
+    latents = np.concatenate([dataset.concept_latents(dataset.train_latents[name]) for name in dataset.train])
+    return fit_probe(np.concatenate([dataset.train[name] for name in dataset.train]), latents)
+
+
+def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES, advance: Advance = untold) -> dict:
+    """Errors of images that are encoded as observational ones and decoded under an intervention, for all single interventions and held-out compositions.
+
+    {"images", "contexts": {context: errors}, "mean": {"concept", "composition": errors}}, where errors are
+    {"pixel", "latent", "others"}: {"model", "unchanged", "floor"}, root mean squared, pixels in [0, 1].
+
+    "unchanged" takes the image as it was for the answer; "floor" is, for pixels, the true image encoded and decoded under its own targets, for latents the
+    probe on the true image. "others" is absent where every concept was intervened on. `advance` is called with 1 and the name after each context.
+    """
+    factual = dataset.counterfactuals(OBSERVATIONAL, num)
+    read = probe.read(factual)
+    scale = dataset.concept_latents(dataset.train_latents[OBSERVATIONAL]).std(axis=0)
+    found = {}
+    for name in [*dataset.training_contexts[1:], *dataset.compositions]:
+        targets, true = dataset.targets(name), dataset.counterfactuals(name, num)
+        latents = dataset.counterfactual_latents(name, num)
+        made = predictor.reconstruct(targets, factual)
+        pixels = {"model": made, "unchanged": factual / 255, "floor": predictor.reconstruct(targets, true)}
+        values = {"model": probe.read(made), "unchanged": read, "floor": probe.read(true)}
+        kept = targets == 0
+        columns = {"latent": slice(None)} | ({"others": kept} if kept.any() else {})
+        found[name] = {"pixel": {kind: _rms(images - true / 255) for kind, images in pixels.items()}} | {
+            what: {kind: _rms(((value - latents) / scale)[:, chosen]) for kind, value in values.items()} for what, chosen in columns.items()
+        }
+        advance(1, name)
+    groups = {"concept": dataset.training_contexts[1:], "composition": dataset.compositions}
+    means = {group: _mean_errors(found[name] for name in names) for group, names in groups.items() if names}
+    return {"images": num, "contexts": found, "mean": means}
+
+
+def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES) -> dict:
+    """Whether an intervention on a concept moves that concept and what it causes, and nothing else.
+
+    {"learned", "true": [K, K], "scores": `graph.scores`, "rank_correlation", "moved_in_vain", "probe_r2": {concept: R2 on held-out images}}
+
+    Entry (j, k) is how far latent j moves when concept k alone is intervened on and all exogenous noise is kept: the mean absolute difference, learned as the
+    probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
+    "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned movement off the diagonal that goes
+    to concepts which the intervention does not truly move.
+    """
+    names = dataset.training_contexts[1:]
+    noise = fresh_noise(NOISE, num, predictor.latents)
+    generated = predictor.generate_all(np.stack([dataset.targets(name) for name in (OBSERVATIONAL, *names)]), noise)
+    scale = dataset.concept_latents(dataset.train_latents[OBSERVATIONAL]).std(axis=0)
+    learned = _movement([probe.read(images) for images in generated], scale)
+    true = _movement([dataset.counterfactual_latents(name, num) for name in (OBSERVATIONAL, *names)], scale)
+    causes = graph.learned_once(np.stack([dataset.total_effects[name] for name in dataset.training_contexts]) != 0)["interventions"]
+    apart = ~np.eye(len(names), dtype=bool)
+    varied = np.ptp(learned[apart]) > 0 and np.ptp(true[apart]) > 0
+    real, behind = (np.concatenate(list(rows.values())) for rows in (dataset.held_out, dataset.held_out_latents))
+    return {
+        "learned": learned.tolist(),
+        "true": true.tolist(),
+        "scores": graph.scores(learned, causes),
+        "rank_correlation": float(spearmanr(learned[apart], true[apart]).statistic) if varied else None,
+        "moved_in_vain": float(learned[apart & ~causes].sum() / max(learned[apart].sum(), 1e-12)),
+        "probe_r2": dict(zip(dataset.concepts, explained(probe.read(real), dataset.concept_latents(behind)).tolist())),
+    }
+
+
+def against_truth(dataset: ContextData, predictor: Predictor, advance: Advance = untold) -> dict:
+    """{"counterfactuals": `counterfactual_errors`, "effects": `effects`} with one probe for both; empty where the data set does not know the truth."""
+    if not can_be_scored(dataset):
+        return {}
+    probe = concept_probe(dataset)
+    return {"counterfactuals": counterfactual_errors(dataset, predictor, probe, advance=advance), "effects": effects(dataset, predictor, probe)}
+
+
+def number_of_contexts(dataset: ContextData) -> int:
+    """How often `against_truth` calls `advance`."""
+    return len(dataset.training_contexts) - 1 + len(dataset.compositions) if can_be_scored(dataset) else 0
+
+
+def _movement(latents: list[np.ndarray], scale: np.ndarray) -> np.ndarray:
+    """[K, K] of latents [n, K] under "obs" and every single intervention: row the concept that moves, column the one that is intervened on."""
+    before, *after = latents
+    return np.stack([np.abs((moved - before) / scale).mean(axis=0) for moved in after], axis=1)
+
+
+def _mean_errors(errors: Iterable[dict]) -> dict:
+    errors = list(errors)
+    return {what: {kind: float(np.mean([error[what][kind] for error in errors if what in error])) for kind in kinds} for what, kinds in errors[0].items()}
+
+
+def _rms(difference: np.ndarray) -> float:
+    return float(np.sqrt((difference**2).mean()))

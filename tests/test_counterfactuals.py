@@ -1,0 +1,160 @@
+"""Counterfactuals and effects against simulated truth: oracles that know the truth score as perfect, those that do not as such."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from causal_ctx.data import contexts, quad
+from causal_ctx.evaluation import counterfactuals, graph
+from causal_ctx.evaluation.probe import explained, fit_probe
+from causal_ctx.reports import counterfactuals as reports
+from tests import tiny
+from tests.test_data_quad import config as quad_config
+
+
+@pytest.fixture(scope="module", params=list(quad.LAWS))
+def dataset(request):
+    from causal_ctx import data
+
+    found = quad.load(quad_config(name=request.param, train_per_context=300, held_out_per_context=100, resolution=16))
+    effects = {context: data.total_effects(request.param, contexts.interventions(context)) for context in found.training_contexts}
+    return dataclasses.replace(found, total_effects=effects)
+
+
+class Knowing:
+    """Reads the latents themselves: an image stands for its latents, which are its only "pixels"."""
+
+    def read(self, images):
+        return np.asarray(images)[:, 0, 0]
+
+
+def standing_for_latents(dataset):
+    """The data set with images [n, 1, 1, K] that are the latents of their concepts."""
+    as_image = lambda latents: latents[:, None, None]
+    return dataclasses.replace(
+        dataset,
+        counterfactuals=lambda name, n: as_image(dataset.counterfactual_latents(name, n)),
+        held_out={name: as_image(dataset.concept_latents(rows)) for name, rows in dataset.held_out_latents.items()},
+    )
+
+
+class Oracle:
+    """What a predictor of a perfect model does with images that are latents; `wrong` changes the context that it makes for a set of interventions."""
+
+    latents = 4
+
+    def __init__(self, dataset, wrong=lambda name: name):
+        self.dataset, self.wrong = dataset, wrong
+
+    def name(self, targets):
+        return "+".join(np.array(self.dataset.concepts)[np.asarray(targets) == 1]) or "obs"
+
+    def generate_all(self, sets, noise):
+        return np.stack([self.dataset.counterfactuals(self.wrong(self.name(targets)), len(noise)) for targets in sets])
+
+    def reconstruct(self, targets, images):
+        """Images of "obs" become those of the context; those of the context itself stay what they are."""
+        given = np.array_equal(images, self.dataset.counterfactuals("obs", len(images)))
+        return self.dataset.counterfactuals(self.wrong(self.name(targets)), len(images)) / 255 if given else images / 255
+
+
+class OfPixels(Knowing):
+    """As `Knowing` of images that were divided by 255, as generated ones are."""
+
+    def __init__(self, scaled):
+        self.scaled = scaled
+
+    def read(self, images):
+        return super().read(images) * (255 if self.scaled(images) else 1)
+
+
+def errors_of(dataset, wrong=lambda name: name):
+    truth = standing_for_latents(dataset)
+    given = {name: dataset.counterfactual_latents(name, 64) for name in ["obs", *dataset.training_contexts[1:], *dataset.compositions]}
+    scaled = lambda images: not any(np.array_equal(np.asarray(images)[:, 0, 0], latents) for latents in given.values())
+    return counterfactuals.counterfactual_errors(truth, Oracle(truth, wrong), OfPixels(scaled), num=64)
+
+
+def test_a_perfect_model_has_no_error_and_one_that_changes_nothing_the_error_of_the_image_as_it_was(dataset):
+    perfect, idle = errors_of(dataset), errors_of(dataset, lambda name: "obs")
+    assert perfect["contexts"].keys() == {*dataset.concepts, *dataset.compositions}
+    for name in perfect["contexts"]:
+        assert perfect["contexts"][name]["latent"]["unchanged"] > 0.05
+        for what in ("pixel", "latent", "others"):
+            right, wrong = perfect["contexts"][name][what], idle["contexts"][name][what]
+            assert right["model"] == pytest.approx(0, abs=1e-9) and right["floor"] == pytest.approx(0, abs=1e-9)
+            assert wrong["model"] == pytest.approx(wrong["unchanged"], abs=1e-9) and wrong["unchanged"] == pytest.approx(right["unchanged"], abs=1e-9)
+    means = perfect["mean"]["composition"]["latent"]
+    assert means["unchanged"] == pytest.approx(np.mean([perfect["contexts"][name]["latent"]["unchanged"] for name in dataset.compositions]))
+
+
+def test_latents_left_alone_move_where_they_are_effects_and_only_there(dataset):
+    """quad2 and orientation cause quad1, which causes nothing; of independent concepts none moves another."""
+    others = {name: kinds["others"]["unchanged"] for name, kinds in errors_of(dataset)["contexts"].items()}
+    if dataset.name == "quad_independent":
+        assert max(others.values()) == pytest.approx(0, abs=1e-9)
+    else:
+        assert min(others["quad2"], others["orientation"]) > 0.1 and others["quad1"] == pytest.approx(0, abs=1e-9)
+
+
+def test_errors_are_in_standard_deviations(dataset):
+    """Whatever the unit of the latents: here all are ten times as large."""
+    tenfold = lambda rows: {name: 10 * latents for name, latents in rows.items()}
+    stretched = dataclasses.replace(
+        dataset, counterfactual_latents=lambda name, n: 10 * dataset.counterfactual_latents(name, n), train_latents=tenfold(dataset.train_latents)
+    )
+    pairs = zip(errors_of(dataset)["contexts"].values(), errors_of(stretched)["contexts"].values())
+    assert all(one["latent"]["unchanged"] == pytest.approx(other["latent"]["unchanged"]) for one, other in pairs)
+
+
+def effects_of(dataset, wrong=lambda name: name):
+    truth = standing_for_latents(dataset)
+    return counterfactuals.effects(truth, Oracle(truth, wrong), Knowing(), num=64)
+
+
+def test_effects_of_a_perfect_model_are_the_true_ones(dataset):
+    found = effects_of(dataset)
+    np.testing.assert_allclose(found["learned"], found["true"])
+    assert found["moved_in_vain"] == 0 and set(found["probe_r2"].values()) == {1.0}
+    if dataset.name == "quad_dependent":
+        causes = graph.learned_once(np.stack(list(dataset.total_effects.values())) != 0)["interventions"]
+        apart = ~np.eye(6, dtype=bool)
+        np.testing.assert_array_equal((np.array(found["true"]) > 1e-9)[apart], causes[apart])  # the simulation and the analytic effects agree
+        assert found["scores"]["auroc"] == 1 and found["rank_correlation"] == pytest.approx(1)
+
+
+def test_effects_of_permuted_concepts_are_not_taken_for_the_true_ones(dataset):
+    if dataset.name == "quad_independent":
+        pytest.skip("no concept has an effect on another")
+    turned = dict(zip(dataset.concepts, [*dataset.concepts[1:], dataset.concepts[0]]))
+    found = effects_of(dataset, lambda name: turned.get(name, name))
+    assert found["scores"]["auroc"] < 0.8 and found["moved_in_vain"] > 0.3 and found["rank_correlation"] < 0.6
+    idle = effects_of(dataset, lambda name: "obs")
+    assert idle["scores"]["auroc"] == 0.5 and idle["rank_correlation"] is None and idle["moved_in_vain"] == 0
+
+
+def test_a_probe_reads_colours_of_images_it_was_not_fitted_to(dataset):
+    probe = counterfactuals.concept_probe(dataset)
+    real, behind = (np.concatenate(list(rows.values())) for rows in (dataset.held_out, dataset.held_out_latents))
+    true = dataset.concept_latents(behind)
+    r2 = explained(probe.read(real), true)
+    assert (r2[:4] > 0.85).all(), r2
+    np.testing.assert_allclose(probe.read(real / 255), probe.read(real), atol=1e-4)
+    shuffled = np.random.default_rng(0).permutation(len(true))
+    assert (explained(probe.read(real)[shuffled], true) < 0.3).all() and explained(true, true).tolist() == [1.0] * 6
+    with pytest.raises(ValueError, match="100 images and 99 rows of latents; give one row for each image"):
+        fit_probe(real[:100], true[:99])
+
+
+def test_tables_say_what_was_measured(dataset):
+    scores = {"counterfactuals": errors_of(dataset), "effects": effects_of(dataset)}
+    text = reports.text(scores)
+    assert "concept, mean" in text and "composition, mean" in text and "quad1 1.00" in text
+    unchanged = scores["counterfactuals"]["mean"]["composition"]["latent"]["unchanged"]
+    assert f"{unchanged:.3f}" in text
+    assert reports.tables({"subsets": {}}) == [] and reports.pictures(None, {}) == []
+
+
+def test_own_images_have_no_counterfactual_truth():
+    assert counterfactuals.against_truth(tiny.dataset(), None) == {} and counterfactuals.number_of_contexts(tiny.dataset()) == 0
