@@ -84,6 +84,7 @@ def test_a_perfect_model_has_no_error_and_one_that_changes_nothing_the_error_of_
         for what in ("pixel", "latent", "others"):
             right, wrong = perfect["contexts"][name][what], idle["contexts"][name][what]
             assert right["model"] == pytest.approx(0, abs=1e-9) and right["floor"] == pytest.approx(0, abs=1e-9)
+            assert wrong["floor"] == pytest.approx(0, abs=1e-9)
             assert wrong["model"] == pytest.approx(wrong["unchanged"], abs=1e-9) and wrong["unchanged"] == pytest.approx(right["unchanged"], abs=1e-9)
     means = perfect["mean"]["composition"]["latent"]
     assert means["unchanged"] == pytest.approx(np.mean([perfect["contexts"][name]["latent"]["unchanged"] for name in dataset.compositions]))

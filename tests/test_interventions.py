@@ -227,6 +227,28 @@ def test_held_out_contexts_score_as_in_the_strict_protocol(trained, capsys):
     assert any(line.startswith("composition cut, noise mixing block") and f"{cut:.3f}" in line for line in lines)
 
 
+def test_a_run_of_simulated_data_is_scored_against_the_truth(trained, monkeypatch, capsys):
+    """All the way to interventions.json and the figures, with a truth that is made up; what the scores say is tested in test_counterfactuals."""
+    folder, config = trained
+    own, latents = tiny.dataset(), lambda name, n: np.random.default_rng(0).standard_normal((n, 4)) + np.append(0, own.targets(name))
+    of_rows = lambda images: {name: latents(name, len(rows)) for name, rows in images.items()}
+    known = dataclasses.replace(
+        own, train_latents=of_rows(own.train), held_out_latents=of_rows(own.held_out), concept_columns=(1, 2, 3), total_effects={name: np.eye(3) for name in own.train},
+        counterfactuals=lambda name, n: own.held_out[name][np.arange(n) % len(own.held_out[name])], counterfactual_latents=lambda name, n: latents(name, n)[:, 1:],
+    )
+    monkeypatch.setattr("causal_ctx.data.load", lambda _: known)
+    distances = {"subsets": {"obs": {"size": 0, "distance": {"a": 1.0}}}, "by_size": {"0": {"subsets": 1, "floor": 0.1, "distance": {"a": 1.0}}}}
+    monkeypatch.setattr(ablate, "subset_distances", lambda *_: dict(distances))
+    ablate.ablate_interventions(config, folder)
+    scores = json.loads((folder / "interventions.json").read_text())
+    assert set(scores["counterfactuals"]["contexts"]) == {"light", "red", "dark", "light+red"} and np.shape(scores["effects"]["learned"]) == (3, 3)
+    deviations = known.concept_latents(known.train_latents["obs"]).std(axis=0)
+    np.testing.assert_allclose(scores["effects"]["true"], np.diag(1 / deviations), atol=1e-9)  # each intervention adds 1 to its own latent
+    assert scores["effects"]["scores"]["auroc"] is None and (folder / "figures" / "counterfactuals.png").exists() and (folder / "figures" / "effects.png").exists()
+    told = capsys.readouterr().out
+    assert "Counterfactual images against the truth" in told and "What interventions move against the truth" in told
+
+
 def test_a_missing_run_or_another_config_is_refused(trained, tmp_path):
     with pytest.raises(workdir.WorkdirError, match="holds no run"):
         ablate.ablate_interventions(tiny.config(), tmp_path / "new")
