@@ -28,6 +28,42 @@ def call(*arguments, timeout=300):
     return done.returncode, done.stdout, done.stderr
 
 
+FORKED = """
+import json, os, sys
+from causal_ctx import main
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        for name, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["main.py", *arguments]
+        main.run()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def program():
+    """A program that has read its imports once, and for every list of arguments goes on in a child of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", FORKED], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server
+        server.stdin.close()
+
+
+@pytest.fixture
+def called(program, tmp_path):
+    """As `call`, where the imports are not what is tested."""
+    def in_a_child(*arguments):
+        program.stdin.write(json.dumps([str(tmp_path), arguments]) + "\n")
+        program.stdin.flush()
+        return int(program.stdout.readline()), (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+
+    return in_a_child
+
+
 @pytest.mark.parametrize("arguments, sentence", [
     ([CONFIG, "--config.train.epochz=3"], 'The config has no field train.epochz; did you mean "epochs"'),
     ([CONFIG, "--config.train.epochs=many"], "could not convert string to float: 'many'"),
@@ -53,16 +89,16 @@ def call(*arguments, timeout=300):
     ([CONFIG, "--workdir=w", "--config.method=ct_vae"], "method is ct_vae, which is none of this config's system"),
     ([CONFIG, "--workdir=w", "--config.method=cm_frozen", "--config.init_from=nowhere"], "nowhere holds no run to start from"),
 ])
-def test_refusals_are_one_sentence(arguments, sentence):
-    status, out, errors = call(*arguments)
+def test_refusals_are_one_sentence(arguments, sentence, called):
+    status, out, errors = called(*arguments)
     assert status == 1 and sentence in errors and "Traceback" not in errors
     *told, refusal = errors.strip().splitlines()
     assert refusal.startswith("causal_ctx: ") and all("is trained first" in line for line in told)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_config_is_valid_and_printed(path):
-    status, out, _ = call(f"--config={path}:tiny", "--config.seed=7", "--print_config")
+def test_every_config_is_valid_and_printed(path, called):
+    status, out, _ = called(f"--config={path}:tiny", "--config.seed=7", "--print_config")
     size, name = ('"train_images": 256', "shapes3d") if path.stem in ("mcq_vae", "ct_vae") else ('"train_per_context": 200', path.stem)
     assert status == 0 and '"seed": 7' in out and size in out and f'"name": "{name}' in out
 
