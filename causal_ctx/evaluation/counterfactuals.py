@@ -15,7 +15,7 @@ from causal_ctx.data import ContextData
 from causal_ctx.data.contexts import OBSERVATIONAL
 from causal_ctx.evaluation import graph
 from causal_ctx.evaluation.predict import Predictor
-from causal_ctx.evaluation.probe import Probe, explained, fit_probe
+from causal_ctx.evaluation.probe import MOST_IMAGES, Probe, explained, fit_probe
 from causal_ctx.evaluation.protocols import fresh_noise
 from causal_ctx.progress import Advance, untold
 
@@ -29,9 +29,10 @@ def can_be_scored(dataset: ContextData) -> bool:
 
 
 def concept_probe(dataset: ContextData) -> Probe:
-    """A probe of the concepts' latents, fitted to training images of all contexts."""
-    latents = np.concatenate([dataset.concept_latents(dataset.train_latents[name]) for name in dataset.train])
-    return fit_probe(np.concatenate([dataset.train[name] for name in dataset.train]), latents)
+    """A probe of the concepts' latents, fitted to as many training images of every context."""
+    each = MOST_IMAGES // len(dataset.train)
+    latents = np.concatenate([dataset.concept_latents(dataset.train_latents[name][:each]) for name in dataset.train])
+    return fit_probe(np.concatenate([images[:each] for images in dataset.train.values()]), latents)
 
 
 def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES, advance: Advance = untold) -> dict:
@@ -71,8 +72,8 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
 
     Entry (j, k) is how far latent j moves when concept k alone is intervened on and all exogenous noise is kept: the mean absolute difference, learned as the
     probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
-    "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned movement off the diagonal that goes
-    to concepts which the intervention does not truly move.
+    "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned
+    movement off the diagonal that goes to concepts which the intervention does not truly move.
     """
     names = dataset.training_contexts[1:]
     noise = fresh_noise(NOISE, num, predictor.latents)
@@ -83,14 +84,15 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
     causes = graph.learned_once(np.stack([dataset.total_effects[name] for name in dataset.training_contexts]) != 0)["interventions"]
     apart = ~np.eye(len(names), dtype=bool)
     varied = np.ptp(learned[apart]) > 0 and np.ptp(true[apart]) > 0
-    real, behind = (np.concatenate(list(rows.values())) for rows in (dataset.held_out, dataset.held_out_latents))
+    shown = np.concatenate([probe.read(images) for images in dataset.held_out.values()])
+    behind = dataset.concept_latents(np.concatenate([dataset.held_out_latents[name] for name in dataset.held_out]))
     return {
         "learned": learned.tolist(),
         "true": true.tolist(),
         "scores": graph.scores(learned, causes),
         "rank_correlation": float(spearmanr(learned[apart], true[apart]).statistic) if varied else None,
         "moved_in_vain": float(learned[apart & ~causes].sum() / max(learned[apart].sum(), 1e-12)),
-        "probe_r2": dict(zip(dataset.concepts, explained(probe.read(real), dataset.concept_latents(behind)).tolist())),
+        "probe_r2": dict(zip(dataset.concepts, explained(shown, behind).tolist())),
     }
 
 

@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline, make_pipeline
 
 PRINCIPAL, LANDMARKS, RIDGE = 64, 1_000, 1e-3
-MOST_IMAGES = 16_384  # that a probe is fitted to
+MOST_IMAGES = 8_192  # that a probe is fitted to
+READ_AT_ONCE = 1_024
 SAMPLE = 500  # pairs whose median squared distance sets the width of the kernel
 
 
@@ -23,7 +24,8 @@ class Probe(NamedTuple):
 
     def read(self, images: np.ndarray) -> np.ndarray:
         """Latents float64 [n, V] of images [n, H, W, C], uint8 or floating point in [0, 1]."""
-        return self.regression.predict(_flat(np.asarray(images))).astype(np.float64)
+        parts = (images[start : start + READ_AT_ONCE] for start in range(0, len(images), READ_AT_ONCE))
+        return np.concatenate([self.regression.predict(_flat(np.asarray(part))) for part in parts]).astype(np.float64)
 
 
 def fit_probe(images: np.ndarray, latents: np.ndarray, seed: int = 0) -> Probe:
