@@ -20,7 +20,8 @@ from causal_ctx.workdir import WorkdirError, prepare
 def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> dict:
     """Writes interventions.json and figures of the trained run in `workdir`, and prints the means by number of interventions.
 
-    Where the data set knows what an image would have been, counterfactuals and what interventions move are scored too (`evaluation.counterfactuals`). Returns what interventions.json holds. Raises WorkdirError where there is no run of this config, DamagedError where it has no trained weights.
+    Where the data set knows what an image would have been, counterfactuals and what interventions move are scored too (`evaluation.counterfactuals`).
+    Returns what interventions.json holds. Raises WorkdirError where there is no run of this config, DamagedError where it has no trained weights.
     """
     if not (workdir / "config.json").exists():
         raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
@@ -34,5 +35,5 @@ def ablate_interventions(config: ml_collections.ConfigDict, workdir: Path) -> di
     scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}
     write_atomically(workdir / "interventions.json", json.dumps(scores, indent=2))
     figures.save([interventions.picture(scores), *counterfactual_reports.pictures(run, scores)], workdir / "figures")
-    print(interventions.table(scores), counterfactual_reports.text(scores), sep="\n\n")
+    print(*filter(None, (interventions.table(scores), counterfactual_reports.text(scores))), sep="\n\n")
     return scores

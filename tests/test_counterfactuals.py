@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from causal_ctx import data
 from causal_ctx.data import contexts, quad
 from causal_ctx.evaluation import counterfactuals, graph
 from causal_ctx.evaluation.probe import explained, fit_probe
@@ -15,8 +16,6 @@ from tests.test_data_quad import config as quad_config
 
 @pytest.fixture(scope="module", params=list(quad.LAWS))
 def dataset(request):
-    from causal_ctx import data
-
     found = quad.load(quad_config(name=request.param, train_per_context=300, held_out_per_context=100, resolution=16))
     effects = {context: data.total_effects(request.param, contexts.interventions(context)) for context in found.training_contexts}
     return dataclasses.replace(found, total_effects=effects)

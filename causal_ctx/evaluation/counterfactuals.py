@@ -3,7 +3,8 @@
 Letters: n images, H, W, C image, K concepts. Latents are those of the concepts, [n, K], in standard deviations that they have in "obs".
 
 The truth keeps the exogenous noise of every row and replaces the mechanisms of the intervened concepts (`ContextData.counterfactuals`); their own noise keeps
-its rank, which no sample of single contexts determines: `others`, the latents that were not intervened on, are what a model can know.
+its rank, which no sample of single contexts determines. Of `others`, the latents that were not intervened on, a model can know those exactly that are no effects
+of the intervened ones.
 """
 
 from collections.abc import Iterable

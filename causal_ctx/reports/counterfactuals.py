@@ -6,12 +6,13 @@
 import numpy as np
 
 from causal_ctx.data.contexts import OBSERVATIONAL
+from causal_ctx.evaluation.graph import THRESHOLD
 from causal_ctx.reports import formats
 from causal_ctx.reports.canvas import above, beside, label, label_width, tiles
 from causal_ctx.reports.charts import heat_maps
 from causal_ctx.reports.figures import Picture
 from causal_ctx.reports.published import Estimate
-from causal_ctx.reports.tables import Row, Table
+from causal_ctx.reports.tables import Row, Table, estimate
 
 KINDS = {"pixel": "pixels", "latent": "all latents", "others": "latents left alone"}
 NOTE = (
@@ -22,7 +23,7 @@ NOTE = (
 EFFECTS_NOTE = (
     "How far each concept (row) moves when another (column) is intervened on and the noise is kept, in observational standard deviations: as the probe reads it "
     "off generated images, and as simulated. Compared off the diagonal. Moved in vain: the part of all movement that goes to concepts which the intervention does "
-    "not truly move. AUROC 0.5 is chance; SHD takes movements above 0.3 of the largest for edges."
+    f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges."
 )
 SHOWN_CONTEXTS, SHOWN_IMAGES = 15, 4
 
@@ -47,13 +48,13 @@ def tables(scores: dict) -> list[Table]:
     r2 = ", ".join(f"{name} {value:.2f}" for name, value in moved["probe_r2"].items())
     return [
         Table("Counterfactual images against the truth", "error", groups, NOTE, ("model", "unchanged", "floor"), {}),
-        Table("What interventions move against the truth", "", (("all single interventions", (Row("effects", tuple(_cell(number) for number in numbers)),)),),
+        Table("What interventions move against the truth", "", (("all single interventions", (Row("effects", tuple(estimate([number]) for number in numbers)),)),),
               f"{EFFECTS_NOTE} R2 of the probe on held-out images: {r2}.", columns, {}, {"SHD": 0}),
     ]
 
 
 def pictures(run, scores: dict) -> list[Picture]:
-    """Movements as heat maps, learned above true, and images of some contexts beside the truth; none where the truth is not known."""
+    """Movements as heat maps, learned beside true, and images of some contexts beside the truth; none where the truth is not known."""
     return [_movements(run, scores), _images(run)] if "effects" in scores else []
 
 
@@ -81,7 +82,3 @@ def _images(run) -> Picture:
         "the truth on the right. Columns keep their exogenous noise. Rows with a plus were never trained on.",
         f"{SHOWN_IMAGES} images under each of the contexts {', '.join(names)}, generated and true.",
     )
-
-
-def _cell(number: float | None) -> Estimate | None:
-    return None if number is None else Estimate(number)
