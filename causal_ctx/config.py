@@ -7,15 +7,12 @@ import ml_collections
 
 from causal_ctx import data, kinds, optim
 from causal_ctx.data import factor_sets, preprocessing
-from causal_ctx.methods import METHODS, of_system
+from causal_ctx.methods import METHODS, choice, of_system
 from causal_ctx.models import causal_transition, context_module, conv_vae, mcq_vae, normalisation, quantiser
 
+AUTO = "auto"  # leaves a choice to the method, see `methods.choice`
 SIZES = ("paper", "cpu", "tiny")
-DISENTANGLEMENT = ("off", "fast", "full")
-CONTEXTS_PER_MICRO_BATCH = ("one", "mixed")
-FROZEN_STATISTICS = ("moving", "fixed")
-COMPUTE_DTYPES = ("float32", "bfloat16")
-PLACEMENTS = ("auto", "device", "host")
+DISENTANGLEMENT, PLACEMENTS = ("off", "fast", "full"), ("auto", "device", "host")
 
 
 class ConfigError(ValueError):
@@ -61,18 +58,20 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.model.concept_width = 8  # w_out
     config.model.depth = 2  # D, number of width points from w_in to w_out
     config.model.noise_mixing = "block"  # or reference (quirk Q1)
-    config.model.composition = "reference"  # or cut (quirk Q2); the strict protocol scores the same weights under both
-    config.model.module_normalisation = "generated"  # or batch, group (quirk Q4)
-    config.model.backbone_normalisation = "generated"
+    config.model.posterior = AUTO  # the method's own, or untold, told: whether the encoder knows the targets
+    config.model.composition = AUTO  # or reference, cut (quirk Q2); the strict protocol scores the same weights under both
+    config.model.module_normalisation = AUTO  # or generated, batch, group (quirk Q4)
+    config.model.backbone_normalisation = AUTO
 
     config.objective = ml_collections.ConfigDict()
     config.objective.beta = 1.0  # weight of the KL
-    config.objective.moment_penalty = 0.0  # on how far a micro-batch's latents are from the prior in mean and second moments; 0, as published: none
+    config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
+    config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
     config.objective.group_penalty = 0.0  # on the block norms of the effective causal matrix
     config.objective.l2_penalty = 0.0  # on its Frobenius norm
 
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
-    config.train.contexts_per_micro_batch = "one"  # or mixed
+    config.train.contexts_per_micro_batch = AUTO  # or one, mixed
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
@@ -249,12 +248,12 @@ CHOICES = {
         "data.placement": PLACEMENTS,
         "model.backbone": conv_vae.WIDTHS,
         "model.noise_mixing": context_module.NOISE_MIXING,
-        "model.composition": context_module.COMPOSITION,
-        "model.module_normalisation": normalisation.KINDS,
-        "model.backbone_normalisation": normalisation.KINDS,
-        "train.contexts_per_micro_batch": CONTEXTS_PER_MICRO_BATCH,
-        "train.frozen_statistics": FROZEN_STATISTICS,
-        "train.compute_dtype": COMPUTE_DTYPES,
+        "model.posterior": (AUTO, "untold", "told"),
+        "model.composition": (AUTO, *context_module.COMPOSITION),
+        **dict.fromkeys(("model.module_normalisation", "model.backbone_normalisation"), (AUTO, *normalisation.KINDS)),
+        "train.contexts_per_micro_batch": (AUTO, "one", "mixed"),
+        "train.frozen_statistics": ("moving", "fixed"),
+        "train.compute_dtype": ("float32", "bfloat16"),
     },
     "transition": {
         "data.name": factor_sets.TABLE,
@@ -280,7 +279,7 @@ POSITIVE = {
     ).split(),
 }
 NOT_NEGATIVE = {
-    "context": "seed data.seed objective.beta objective.moment_penalty objective.group_penalty objective.l2_penalty".split(),
+    "context": "seed data.seed objective.beta objective.group_penalty objective.l2_penalty".split(),
     "transition": (
         "seed data.seed data.samples data.train_images data.held_out_images model.revival model.dropout model.actions_at_once objective.beta objective.gamma "
         "objective.identity objective.prior objective.size objective.positive evaluation.pairs evaluation.images"
@@ -313,13 +312,17 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(f"data.validation_fraction is {d.validation_fraction}; it must lie between 0 and 1.")
     if m.depth < 2:
         raise ConfigError(f"model.depth is {m.depth}; it counts width points, so give at least 2.")
-    batch_normalised = {m.module_normalisation, m.backbone_normalisation} != {"group"}
+    module, backbone = (choice(config, f"model.{part}_normalisation") for part in ("module", "backbone"))
+    batch_normalised = {module, backbone} != {"group"}
     if batch_normalised and min(t.micro_batch, config.evaluation.calibration_images) < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
-    if m.module_normalisation == "group" and m.concept_width < 2:
+    if module == "group" and m.concept_width < 2:
         raise ConfigError(f"model.concept_width is {m.concept_width}; group normalisation of one feature is constant, so give at least 2.")
-    if config.objective.moment_penalty and t.micro_batch < 2:
-        raise ConfigError(f"train.micro_batch is {t.micro_batch}, whose latents have no second moments to compare; give at least 2, or objective.moment_penalty 0.")
+    for name in ("energy_penalty", "moment_penalty"):
+        if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
+            raise ConfigError(f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own.")
+        if choice(config, f"objective.{name}") and t.micro_batch < 2:
+            raise ConfigError(f"train.micro_batch is {t.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0.")
     last = max((after for _, after in METHODS[config.method].trains if after), default=0)
     if last and max(round(last * t.epochs), 1) >= t.epochs:
         raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")

@@ -1,10 +1,33 @@
 """The methods as data: what each is, sees and trains, and from which run it starts (spec section 3; for the two of CT-VAE spec/ctvae.md section 4)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import ml_collections
 
 # The two parts of the parameters, named by their path, that a method treats alike: NEW is what a context module brings or changes the shape of.
 NEW = r"context_module/.*|encoder/(mean|log_variance)/.*"
 BACKBONE = r"(encoder|decoder)/.*"
+
+# What the fields of a config that leave the choice to the method mean, "auto" or a negative number: our reading of the published methods, and our own method.
+PUBLISHED = {
+    "model.posterior": "untold",
+    "model.composition": "reference",
+    "model.module_normalisation": "generated",
+    "model.backbone_normalisation": "generated",
+    "train.contexts_per_micro_batch": "one",
+    "objective.energy_penalty": 0.0,
+    "objective.moment_penalty": 0.0,
+}
+SHARED_NOISE = {
+    "model.posterior": "told",
+    "model.composition": "cut",
+    "model.module_normalisation": "batch",
+    "model.backbone_normalisation": "batch",
+    "train.contexts_per_micro_batch": "mixed",
+    "objective.energy_penalty": 2.0,
+    "objective.moment_penalty": 4.0,
+}
 
 
 class Method(NamedTuple):
@@ -17,6 +40,7 @@ class Method(NamedTuple):
     trains: ordered rules (regex of parameter paths, fraction of the epochs after which they train, None for never); the first that matches counts.
     system: which of the published systems it belongs to, a key of `systems.TABLE`.
     phase: the block of the config that says how it trains.
+    choices: what fields of the config mean that leave the choice to the method, see `choice`.
     """
 
     module: bool
@@ -26,6 +50,7 @@ class Method(NamedTuple):
     trains: tuple[tuple[str, float | None], ...] = ((NEW, 0.0), (BACKBONE, 0.0))
     system: str = "context"
     phase: str = "train"
+    choices: Mapping[str, object] = PUBLISHED
 
 
 METHODS = {
@@ -35,6 +60,7 @@ METHODS = {
     "cm_pooled": Method(module=True, targets=False),
     "cm_frozen": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, None))),
     "cm_fine_tune": Method(module=True, starts_from="base_pooled", trains=((NEW, 0.0), (BACKBONE, 0.2))),
+    "cm_shared_noise": Method(module=True, choices=SHARED_NOISE),
     "mcq_vae": Method(module=False, trains=((".*", 0.0),), system="transition", phase="autoencoder"),
     "ct_vae": Method(module=False, starts_from="mcq_vae", trains=((".*", 0.0),), system="transition"),
 }
@@ -43,3 +69,16 @@ METHODS = {
 def of_system(system: str) -> list[str]:
     """Names of the methods of a system, in the order of the table."""
     return [name for name, method in METHODS.items() if method.system == system]
+
+
+def chosen(fields: Mapping[str, object]) -> dict[str, object]:
+    """{dotted field: value} of a config with what its method chooses in place of what is left to it, by "auto" or a negative number."""
+    own = METHODS[fields["method"]].choices
+    left = lambda value: value == "auto" or (isinstance(value, float) and value < 0)
+    return {field: own[field] if field in own and left(value) else value for field, value in fields.items()}
+
+
+def choice(config: ml_collections.ConfigDict, field: str) -> object:
+    """The value that a dotted field of a run's config has, as in `chosen`."""
+    block, name = field.split(".")
+    return chosen({"method": config.method, field: config[block][name]})[field]

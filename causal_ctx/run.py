@@ -66,13 +66,17 @@ class Run:
         images = self._generate(np.array([self.targets(name) for name in names]), num, seed) if names else ()
         return dict(zip(names, images))
 
-    def reconstruct(self, images: np.ndarray, interventions: Iterable[str] | str) -> np.ndarray:
-        """Images [n, H, W, C], uint8 or floating point in [0, 1], encoded and decoded under their interventions: float32 [n, H, W, C]."""
-        return self.predictor.reconstruct(self.targets(interventions), self._checked(images))
+    def reconstruct(self, images: np.ndarray, interventions: Iterable[str] | str, made_under: Iterable[str] | str | None = None) -> np.ndarray:
+        """Images [n, H, W, C], uint8 or floating point in [0, 1], encoded and decoded under their interventions: float32 [n, H, W, C].
 
-    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Posterior {"mean", "log_variance"}, each [n, L], of images [n, H, W, C], uint8 or floating point in [0, 1]."""
-        return self.predictor.encode(self._checked(images))
+        With `made_under` the images are of those interventions, and what comes back is what they would have been under the others.
+        """
+        before = None if made_under is None else self.targets(made_under)
+        return self.predictor.reconstruct(self.targets(interventions), self._checked(images), before)
+
+    def encode(self, images: np.ndarray, interventions: Iterable[str] | str = OBSERVATIONAL) -> dict[str, np.ndarray]:
+        """Posterior {"mean", "log_variance"}, each [n, L], of images [n, H, W, C], uint8 or floating point in [0, 1], made under the interventions."""
+        return self.predictor.encode(self.targets(interventions), self._checked(images))
 
     def causal_blocks(self, interventions: Iterable[str] | str) -> np.ndarray | None:
         """Effective causal matrix [K, w, K, w] under the interventions, row = hearing concept, column = speaking noise; None without a context module."""

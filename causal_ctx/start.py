@@ -12,7 +12,7 @@ from causal_ctx import config as configs
 from causal_ctx import optim, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.config import StartError, phase
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, choice
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.step import Hyper, Trainer, TrainState
 
@@ -36,7 +36,7 @@ def build_trainer(config: ml_collections.ConfigDict, dataset, *others: ml_collec
 
 def hyper(config: ml_collections.ConfigDict, dataset) -> Hyper:
     """The numbers of `config` that a compiled step takes as arguments."""
-    objective = {name: jnp.float32(number) for name, number in config.objective.items()}
+    objective = {name: jnp.float32(choice(config, f"objective.{name}")) for name in config.objective}
     rates = (jnp.float32(rate) for rate in (phase(config).learning_rate, phase(config).final_learning_rate))
     return Hyper(objective, *rates, jnp.asarray(plan_of(config, dataset).trains_from(config)))
 

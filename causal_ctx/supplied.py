@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from causal_ctx import methods
 from causal_ctx.config import SIZES, ConfigError, flat
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, chosen
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 UNPUBLISHED = ("folder", "3dident/procedural", "quad")  # data sets of which no numbers were published
 OF_THE_MODULE = tuple(f"model.{field}" for field in ("noise_mixing", "composition", "module_normalisation", "noise_width", "concept_width", "depth"))
 OF_NO_MATTER = ("data.cache_dir", "data.placement", "checkpoint.minutes", "checkpoint.every_epochs", "train.steps_per_call", "autoencoder.steps_per_call")  # to results
 PUBLISHED = {  # fields whose published value is not our default, by system
-    "context": {"model.noise_mixing": "reference", "model.module_normalisation": "batch", "model.backbone_normalisation": "batch"},
+    "context": methods.PUBLISHED | {"model.noise_mixing": "reference", "model.module_normalisation": "batch", "model.backbone_normalisation": "batch"},
     "transition": {"model.gain": 1.0, "model.codebook_update": "gradient", "model.revival": 0.0},
 }
 
@@ -47,7 +48,7 @@ def unlike_published(fields: dict[str, object]) -> dict[str, tuple[object, objec
     whole = [config for name, config in _supplied(fields) if config["data.name"] == fields.get("data.name") and name.endswith("paper")]
     if not whole or fields["data.name"] in UNPUBLISHED:
         return {}
-    published = whole[0] | PUBLISHED[METHODS[fields["method"]].system]
+    fields, published = chosen(fields), whole[0] | PUBLISHED[METHODS[fields["method"]].system]
     skipped = [*OF_NO_MATTER, "seed", "method", "init_from", "data.path", "data.seed", *([] if METHODS[fields["method"]].module else OF_THE_MODULE)]
     return {name: (fields[name], published[name]) for name in _differing(fields, published) if name not in skipped and not name.startswith("evaluation.")}
 

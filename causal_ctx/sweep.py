@@ -136,7 +136,7 @@ def shape_of(run: ml_collections.ConfigDict) -> str:
     """Equal for runs whose arrays have equal shapes and whose programs are the same."""
     method = METHODS[run.method]
     fixed = {field: value for field, value in configs.flat(run.to_dict()).items() if not varies(field)}
-    return json.dumps([fixed, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
+    return json.dumps([fixed, method.system, method.phase, method.module, method.contexts, method.targets, dict(method.choices), [rule for rule, _ in method.trains]], sort_keys=True)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:

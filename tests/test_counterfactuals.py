@@ -52,10 +52,11 @@ class Oracle:
     def generate_all(self, sets, noise):
         return np.stack([self.dataset.counterfactuals(self.wrong(self.name(targets)), len(noise)) for targets in sets])
 
-    def reconstruct(self, targets, images):
+    def reconstruct(self, targets, images, made_under=None):
         """Images of "obs" become those of the context; those of the context itself stay what they are."""
-        given = np.array_equal(images, self.dataset.counterfactuals("obs", len(images)))
-        return self.dataset.counterfactuals(self.wrong(self.name(targets)), len(images)) / 255 if given else images / 255
+        before = self.name(targets if made_under is None else made_under)
+        assert np.array_equal(images, self.dataset.counterfactuals(before, len(images)))
+        return images / 255 if made_under is None else self.dataset.counterfactuals(self.wrong(self.name(targets)), len(images)) / 255
 
 
 class OfPixels(Knowing):

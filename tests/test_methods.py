@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from causal_ctx import optim, parallel
-from causal_ctx.methods import BACKBONE, METHODS, NEW, of_system
+from causal_ctx.evaluation.predict import build_predictor
+from causal_ctx.methods import BACKBONE, METHODS, NEW, PUBLISHED, choice, of_system
 from causal_ctx.plan import plan_of
 from causal_ctx.start import StartError, build_trainer, first_state, initial_state
 from causal_ctx.train import train
@@ -90,13 +91,13 @@ def test_the_phase_switch_changes_nothing_else(dataset, pooled):
 @pytest.mark.slow
 def test_frozen_statistics_move_or_stay_as_asked(dataset, pooled):
     stats = {}
-    for choice in ("moving", "fixed"):
-        config = starting("cm_frozen", pooled, train__frozen_statistics=choice)
+    for kept in ("moving", "fixed"):
+        config = starting("cm_frozen", pooled, train__frozen_statistics=kept)
         first = first_state(config, dataset, parallel.data_mesh())
-        stats[choice] = first.collections["batch_stats"], steps(config, dataset, first, 1).collections["batch_stats"]
-    for choice, (before, after) in stats.items():
+        stats[kept] = first.collections["batch_stats"], steps(config, dataset, first, 1).collections["batch_stats"]
+    for kept, (before, after) in stats.items():
         same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), before, after)
-        assert all(jax.tree.leaves(same["decoder"])) == (choice == "fixed")
+        assert all(jax.tree.leaves(same["decoder"])) == (kept == "fixed")
         assert not any(jax.tree.leaves(same["context_module"]))
 
 
@@ -174,7 +175,53 @@ def test_what_cannot_be_started_from_is_refused(dataset, pooled, tmp_path):
         first_state(starting("cm_frozen", other), dataset, mesh)
 
 
-def test_methods_are_the_papers_six():
+def test_methods_are_the_papers_six_and_ours():
     assert [(m.module, m.contexts, m.targets, m.starts_from) for m in map(METHODS.get, of_system("context"))] == [
         (False, "obs", True, ""), (False, "all", True, ""), (True, "all", True, ""), (True, "all", False, ""),
-        (True, "all", True, "base_pooled"), (True, "all", True, "base_pooled")]
+        (True, "all", True, "base_pooled"), (True, "all", True, "base_pooled"), (True, "all", True, "")]
+
+
+def test_a_choice_left_to_the_method_is_the_methods():
+    """Fields that name a value keep it, whatever the method; those of no method are as they are."""
+    config = tiny.config(method="cm_shared_noise", model__composition="reference", objective__moment_penalty=0.0)
+    assert [choice(config, field) for field in PUBLISHED] == ["told", "reference", "batch", "batch", "mixed", 2.0, 0.0]
+    assert [choice(tiny.config(), field) for field in PUBLISHED] == list(PUBLISHED.values())
+    assert choice(config, "objective.beta") == 1.0 and choice(config, "model.noise_mixing") == "block"
+    assert all(config.get(block)[name] in ("auto", -1.0) for block, _, name in (field.partition(".") for field in PUBLISHED) for config in [tiny.config()])
+
+
+def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
+    """The same parameters after training, bit for bit; and with its parts it is another."""
+    dataset, found = tiny.dataset(), {}
+    for name, config in {
+        "published": tiny.config(),
+        "off": tiny.config(method="cm_shared_noise", **{field.replace(".", "__"): value for field, value in PUBLISHED.items()}),
+        "ours": tiny.config(method="cm_shared_noise"),
+    }.items():
+        found[name] = jax.tree.leaves(train(config, dataset, tmp_path / name)[1].params)
+    assert all((a == b).all() for a, b in zip(found["published"], found["off"]))
+    assert not all((a == b).all() for a, b in zip(found["published"], found["ours"]))
+
+
+def test_the_posterior_knows_the_targets_where_it_is_told(dataset):
+    """Of every image its own, and an encoder that is told has parameters for them."""
+    images = dataset.train["obs"][:3]
+    for told in ("told", "untold"):
+        config = tiny.config(model__posterior=told)
+        predictor = build_predictor(config, dataset, initial_state(config, dataset, parallel.data_mesh()))
+        under = {name: predictor.encode(dataset.targets(name), images)["mean"] for name in ("obs", "red", "light+red")}
+        differ = [not np.allclose(under["obs"], under[name], atol=1e-3) for name in ("red", "light+red")]
+        assert differ == [told == "told"] * 2 and ("targets" in predictor.variables["params"]["encoder"]) == (told == "told")
+
+
+def test_an_image_becomes_what_it_would_have_been(dataset):
+    """Encoded under the targets that it was made under, decoded under others."""
+    config = tiny.config(method="cm_shared_noise")
+    state = initial_state(config, dataset, parallel.data_mesh())
+    state.params["encoder"]["targets"]["linear"]["kernel"] *= 100  # so that targets show in pixels
+    predictor = build_predictor(config, dataset, state)
+    images, obs, red = dataset.train["obs"][:3], dataset.targets("obs"), dataset.targets("red")
+    z, rows = predictor.encode(obs, images)["mean"], np.tile(red, (3, 1))
+    expected = jax.nn.sigmoid(predictor.model.apply(predictor.variables, z, rows, method="decode"))
+    np.testing.assert_allclose(predictor.reconstruct(red, images, obs), expected, atol=1e-5)
+    assert not np.allclose(predictor.reconstruct(red, images), expected, atol=1e-4)

@@ -74,7 +74,7 @@ class FakeRun:
     def generate_all(self, num, seed=0, subsets=()):
         return {name: self.generate(figures.interventions(name), num, seed) for name in subsets}
 
-    def reconstruct(self, images, interventions):
+    def reconstruct(self, images, interventions, made_under=None):
         return np.clip(np.asarray(images, np.float32) / 255 * 0.9 + 0.05, 0, 1)
 
     def causal_blocks(self, interventions):

@@ -358,15 +358,18 @@ def test_whatever_is_sent_the_server_answers_or_closes_and_does_not_grow(server,
         assert ask(server, f"/api/{target}")[0] == 200  # compiled before memory is looked at
     sent = lambda numbers: list(pool.map(lambda number: raw(server, fuzzed(number, server.port)), numbers))
     with ThreadPoolExecutor(12) as pool:
-        received, before = sent(range(1_000)), resident_bytes()
-        received += sent(range(1_000, 2_000))
-        grown = resident_bytes() - before
+        received, grown = sent(range(1_000)), []
+        for first in range(1_000, 2_500, 500):
+            before = resident_bytes()
+            received += sent(range(first, first + 500))
+            grown.append(resident_bytes() - before)
     statuses = collections.Counter(answer.partition(b" ")[2][:3].decode("latin-1") for answer in received if answer)
     assert {"200", "400", "403", "404", "405", "414", "431", "505"} <= set(statuses) <= {"200", "400", "403", "404", "405", "414", "431", "503", "505"}
-    assert statuses["200"] > 300 and sum(statuses.values()) > 1_900
+    assert statuses["200"] > 300 and sum(statuses.values()) > 2_375
     assert all(answer.startswith(b"HTTP/1.0 ") for answer in received if answer) and not any(b"Traceback" in answer for answer in received)
-    # Threads and buffers are there after the first thousand: 6,000 more took 0.03 MiB (2026-11-26). Keeping 4 KiB of each request would take as much as this.
-    assert grown < 2**22
+    # Threads and buffers are there after the first thousand, most of the time: 6,000 more took 0.03 MiB, and once a thousand took 5.2 (2026-11-26). What is kept
+    # of every request grows in each turn: 4 KiB of each would take as much as this.
+    assert min(grown) < 2**21
     assert not caplog.records
     until(lambda: idle(server))
     assert server.served._places._value == 1 + answers.MOST_WAITING

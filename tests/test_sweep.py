@@ -42,7 +42,7 @@ def test_names_of_an_axis_may_come_as_one_string(tmp_path):
 def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
     runs = sweep.members(sweep.sweep(tiny.config(), {"method": of_system("context"), "seed": range(2)}), tmp_path)
     groups = [sorted({runs[name].method for name in names}) for names in sweep.groups(runs)]
-    assert groups == [["base"], ["base_pooled"], ["cm_pooled"], ["cm_end_to_end", "cm_fine_tune", "cm_frozen"]]
+    assert groups == [["base"], ["base_pooled"], ["cm_pooled"], ["cm_shared_noise"], ["cm_end_to_end", "cm_fine_tune", "cm_frozen"]]
     assert runs["method=cm_frozen,seed=1"].init_from == str(tmp_path / "method=base_pooled,seed=1")
     shapes = sweep.members(sweep.sweep(tiny.config(), {"model.noise_width": (4, 8), "objective.l2_penalty": (0.0, 1.0)}), tmp_path)
     assert [len(names) for names in sweep.groups(shapes)] == [2, 2]
@@ -215,7 +215,7 @@ def test_the_source_of_a_moved_or_copied_sweep_is_the_sibling_that_went_along(tm
 def test_published_cells_are_told_before_anything_is_trained(tmp_path):
     runs = sweep.members(reproduce.sweep_of("main", "quad_dependent", "cpu"), tmp_path)
     cells = reproduce.published_cells(runs.values())
-    assert list(cells) == of_system("context") and cells["cm_end_to_end"]["composition"].seeds == 5
+    assert [*cells, "cm_shared_noise"] == of_system("context") and cells["cm_end_to_end"]["composition"].seeds == 5
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

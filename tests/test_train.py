@@ -17,6 +17,7 @@ from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.data import batches
 from causal_ctx.objectives.objective import ImageBatch
 from causal_ctx.plan import Plan, plan_of
+from causal_ctx.methods import choice
 from causal_ctx.start import build_trainer, initial_state, restore
 from causal_ctx.train import Interrupted, NonFiniteError, check_finite, train
 from tests import tiny
@@ -31,7 +32,7 @@ def dataset():
 def some_batch(config, dataset, steps=2):
     shape = (config.train.batch_size // config.train.micro_batch, config.train.micro_batch)
     sizes = [len(x) for x in dataset.train.values()]
-    drawn = [batches.draw(0, s, sizes, shape, True) for s in range(steps)]
+    drawn = [batches.draw(0, s, sizes, shape, choice(config, "train.contexts_per_micro_batch") == "one") for s in range(steps)]
     contexts, indices = (np.stack(part) for part in zip(*drawn))
     targets = np.stack([dataset.targets(name) for name in dataset.train]).astype(np.float32)
     return ImageBatch(batches.gather(dataset.train, contexts, indices), targets[contexts])
@@ -41,12 +42,13 @@ def numbers(leaf):
     return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
 
-def test_one_device_equals_eight_and_the_step_is_traced_once(dataset):
+@pytest.mark.parametrize("method", ["cm_end_to_end", "cm_shared_noise"])
+def test_one_device_equals_eight_and_the_step_is_traced_once(method, dataset):
     """Statistics and gradients are global: sharding the examples over eight devices changes only the order of float sums.
 
     With plain gradient descent: Adam would turn rounding in a gradient that is zero but for rounding (a bias before a BatchNorm) into whole steps.
     """
-    config = tiny.config()
+    config = tiny.config(method=method)
     batch = some_batch(config, dataset)
     results, traces = [], []
     for devices in (jax.devices()[:1], jax.devices()):

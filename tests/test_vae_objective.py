@@ -66,8 +66,18 @@ def test_moment_distance_is_the_mean_over_pairs(key):
     means, variances = np.asarray(mean, np.float64), np.exp(np.asarray(log_variance, np.float64))
     surplus = [np.outer(m, m) + np.diag(s) - np.eye(3) for m, s in zip(means, variances)]
     pairs = [means[i] @ means[j] / 2 + (surplus[i] * surplus[j]).sum() / 4 for i in range(5) for j in range(5) if i != j]
-    np.testing.assert_allclose(vae.moment_distance(Posterior(mean, log_variance)), np.mean(pairs), rtol=1e-5)
-    assert vae.moment_distance(Posterior(jnp.zeros((5, 3)), jnp.zeros((5, 3)))) == 0
+    together = np.ones((5, 5), bool)
+    np.testing.assert_allclose(vae.moment_distance(Posterior(mean, log_variance), together), np.mean(pairs), rtol=1e-5)
+    assert vae.moment_distance(Posterior(jnp.zeros((5, 3)), jnp.zeros((5, 3))), together) == 0
+    of_two = vae.of_one_context(jnp.array([[0, 0], [1, 0], [0, 0], [1, 0], [0, 1]]))
+    first, second = (surplus[i] for i in (0, 2)), (surplus[i] for i in (1, 3))
+    np.testing.assert_allclose(
+        vae.moment_distance(Posterior(mean, log_variance), of_two),
+        np.mean([means[i] @ means[j] / 2 + (a * b).sum() / 4 for (i, j), (a, b) in {(0, 2): first, (1, 3): second}.items()]),
+        rtol=1e-5,
+    )
+    alone = vae.of_one_context(jnp.eye(5))
+    assert vae.moment_distance(Posterior(mean, log_variance), alone) == 0
 
 
 def test_moment_distance_has_no_bias_and_is_the_divergence_nearby():
@@ -78,22 +88,65 @@ def test_moment_distance_has_no_bias_and_is_the_divergence_nearby():
     posterior = Posterior(jnp.asarray(means), jnp.full((num, 6, latents), np.log(0.76), jnp.float32))
     covariance = root @ root.T + 0.76 * np.eye(latents)
     divergence = (np.trace(covariance) + mean @ mean - latents - np.linalg.slogdet(covariance)[1]) / 2
-    estimates = jax.vmap(vae.moment_distance)(posterior)
+    estimates = jax.vmap(vae.moment_distance, in_axes=(0, None))(posterior, np.ones((6, 6), bool))
     error = float(estimates.std()) / np.sqrt(num)
     assert float(estimates.mean()) == pytest.approx(divergence, abs=4 * error) and divergence > 8 * error
 
 
-def test_the_moment_penalty_is_a_term_of_the_loss(key):
+def test_energy_distance_is_that_of_pairs_of_one_context():
+    """Against sums over pairs, of images of two contexts."""
+    random = np.random.default_rng(0)
+    x, y, context = random.random((6, 2, 2, 1)), random.random((6, 2, 2, 1)), np.array([0, 1, 0, 0, 1, 0])
+    apart = lambda a, b, i, j: np.sqrt(((a[i] - b[j]) ** 2).mean())
+    mean = lambda a, b, chosen: np.mean([apart(a, b, i, j) for i in range(6) for j in range(6) if chosen(i, j)])
+    same, pairs = lambda i, j: context[i] == context[j], lambda i, j: context[i] == context[j] and i != j
+    expected = 2 * mean(x, y, same) - mean(x, x, pairs) - mean(y, y, pairs)
+    together = vae.of_one_context(jnp.asarray(np.eye(2)[context]))
+    np.testing.assert_allclose(vae.energy_distance(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), together), expected, rtol=1e-4)
+
+
+def test_energy_distance_has_no_bias_and_sees_what_moments_do_not():
+    """Batches of six of one law have none on average; laws of equal mean and covariance, a normal and a two-pointed one, have some. The gradient is finite at zero."""
+    random, num, together = np.random.default_rng(0), 50_000, np.ones((6, 6), bool)
+    normal = lambda: jnp.asarray(random.standard_normal((num, 6, 1)), jnp.float32)
+    signs = jnp.asarray(random.choice([-1.0, 1.0], (num, 6, 1)), jnp.float32)
+    estimate = jax.vmap(vae.energy_distance, in_axes=(0, 0, None))
+    for other, far in ((normal(), False), (signs, True)):
+        values = estimate(normal(), other, together)
+        error = float(values.std()) / np.sqrt(num)
+        assert (float(values.mean()) > 8 * error) if far else float(values.mean()) == pytest.approx(0, abs=4 * error)
+    assert jnp.isfinite(jax.grad(lambda y: vae.energy_distance(jnp.ones((6, 3)).at[0].set(0), y, together))(jnp.ones((6, 3)))).all()
+
+
+def test_images_are_generated_beside_the_reconstructions(key):
+    """From the given noise, under the targets of the images, normalised with the reconstructions: those of one pass over both."""
+    dataset = tiny.dataset()
+    objective = build_trainer(tiny.config(), dataset).objective
+    variables, model = objective.init(key), objective.model
+    images, noise = jnp.asarray(dataset.train["red"][:6]) / 255.0, jax.random.normal(key, (6, 12))
+    targets = jnp.asarray([dataset.targets(name) for name in ("red", "dark", "obs") * 2], jnp.float32)
+    (logits, posterior), _ = model.apply(variables, images, targets, key, True, noise, mutable=["batch_stats"])
+    z = jnp.concatenate([posterior.sample(key), noise])
+    expected, _ = model.apply(variables, z, jnp.tile(targets, (2, 1)), True, mutable=["batch_stats"], method="decode")
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    plain, _ = model.apply(variables, images, targets, key, True, mutable=["batch_stats"])
+    assert plain[0].shape == (6, 16, 16, 3) and not np.allclose(plain[0], logits[:6], atol=1e-3)
+
+
+@pytest.mark.parametrize("term", ["energy", "moment"])
+def test_a_penalty_on_distributions_is_a_term_of_the_loss(term, key):
     """It adds its weight times the distance, and without one nothing is computed."""
     dataset, found = tiny.dataset(), {}
     images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
     for weight in (0.0, 3.0):
-        config = tiny.config(objective__moment_penalty=weight)
+        config = tiny.config(**{f"objective__{term}_penalty": weight})
         objective = build_trainer(config, dataset).objective
         found[weight] = objective.loss(objective.init(key), hyper(config, dataset).objective, ImageBatch(images, targets), key)
     (plain, (_, plain_terms)), (loss, (_, terms)) = found[0.0], found[3.0]
-    assert "moment_nats" not in plain_terms and terms["moment_nats"] != 0
-    assert float(loss) == pytest.approx(float(plain + 3 * terms["moment_nats"]), rel=1e-5)
+    name = f"{term}_nats"
+    assert name not in plain_terms and terms[name] != 0
+    without = plain if term == "moment" else terms["reconstruction_nats"] + terms["kl_nats"]  # images generated beside change the statistics of the batch
+    assert float(loss) == pytest.approx(float(without + 3 * terms[name]), rel=1e-5)
 
 
 def test_penalties_on_blocks_of_two_by_two():

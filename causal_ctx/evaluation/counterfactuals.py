@@ -52,7 +52,7 @@ def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Pro
     for name in [*dataset.training_contexts[1:], *dataset.compositions]:
         targets, true = dataset.targets(name), dataset.counterfactuals(name, num)
         latents = dataset.counterfactual_latents(name, num)
-        made = predictor.reconstruct(targets, factual)
+        made = predictor.reconstruct(targets, factual, dataset.targets(OBSERVATIONAL))
         pixels = {"model": made, "unchanged": factual / 255, "floor": predictor.reconstruct(targets, true)}
         values = {"model": probe.read(made), "unchanged": read, "floor": probe.read(true)}
         kept = targets == 0

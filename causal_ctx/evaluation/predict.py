@@ -92,14 +92,20 @@ class Predictor(NamedTuple):
                 images[own] = parallel.on_host(found)[: own[0].stop - own[0].start, : own[1].stop - own[1].start]
         return images
 
-    def reconstruct(self, targets: np.ndarray, images: np.ndarray) -> np.ndarray:
-        """Mean images float32 [N, H, W, C] decoded from the posterior means of images uint8 [N, H, W, C] under `targets` [K]."""
-        decode = lambda x, t, _: _generate(self.model, self.variables, _encode(self.model, self.variables, x).mean, t)
-        return self._map(decode, images, targets)
+    def reconstruct(self, targets: np.ndarray, images: np.ndarray, made_under: np.ndarray | None = None) -> np.ndarray:
+        """Mean images float32 [N, H, W, C] decoded under `targets` [K] from the posterior means of images uint8 [N, H, W, C].
 
-    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Posterior {"mean", "log_variance"}, each [N, L], of images uint8 [N, H, W, C]."""
-        return self._map(lambda x, *_: _encode(self.model, self.variables, x), images, np.zeros(1))._asdict()
+        The images were made under `made_under` [K], None for the same targets; under others it is what they would have been.
+        """
+        def decode(x: jax.Array, both: jax.Array, _: int) -> jax.Array:
+            before, after = jnp.split(both, 2, axis=1)
+            return _generate(self.model, self.variables, _encode(self.model, self.variables, x, before).mean, after)
+
+        return self._map(decode, images, np.concatenate([targets if made_under is None else made_under, targets]))
+
+    def encode(self, targets: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Posterior {"mean", "log_variance"}, each [N, L], of images uint8 [N, H, W, C] made under `targets` [K]."""
+        return self._map(lambda x, t, _: _encode(self.model, self.variables, x, t), images, targets)._asdict()
 
     def elbo(self, targets: np.ndarray, images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
         """Per image, one posterior sample: {"elbo_nats", "reconstruction_nats", "kl_nats"}, each [N], for images uint8 [N, H, W, C].
@@ -175,8 +181,8 @@ def _generate(model: ConvVAE, variables: dict, z: jax.Array, targets: jax.Array)
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(model: ConvVAE, variables: dict, images: jax.Array):
-    return model.apply(variables, images.astype(jnp.float32) / 255, method="encode")
+def _encode(model: ConvVAE, variables: dict, images: jax.Array, targets: jax.Array):
+    return model.apply(variables, images.astype(jnp.float32) / 255, targets, method="encode")
 
 
 @partial(jax.jit, static_argnums=0)

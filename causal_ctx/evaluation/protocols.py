@@ -11,7 +11,7 @@ from causal_ctx.evaluation.graph import THRESHOLD, block_norms, learned_once
 from causal_ctx.evaluation.graph import scores as graph_scores
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, choice
 from causal_ctx.models.context_module import COMPOSITION
 from causal_ctx.progress import Advance, untold
 
@@ -81,7 +81,7 @@ def strict(
 
 def _under_other_rule(config: ml_collections.ConfigDict, best: Predictor) -> tuple[str, Predictor | None]:
     """The composition rule that the config did not choose, and the same weights under it: None without a context module."""
-    (rule,) = set(COMPOSITION) - {config.model.composition}
+    (rule,) = set(COMPOSITION) - {choice(config, "model.composition")}
     return rule, best.with_quirks(composition=rule)
 
 

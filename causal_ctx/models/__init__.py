@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, choice
 from causal_ctx.models.context_module import ContextModule
 from causal_ctx.models.conv_vae import ConvVAE, Decoder, Encoder
 
@@ -20,12 +20,21 @@ def build_model(config: ml_collections.ConfigDict, num_concepts: int, image_shap
     """
     m = config.model
     kind = lambda name: "running" if calibrating and name == "batch" else name
+    module_normalisation, backbone_normalisation = (kind(choice(config, f"model.{part}_normalisation")) for part in ("module", "backbone"))
     momentum = 0.0 if calibrating else 0.9
     module = None
     if METHODS[config.method].module:
         module = ContextModule(
-            num_concepts, m.noise_width, m.concept_width, m.depth, m.features, m.noise_mixing, m.composition, kind(m.module_normalisation), momentum
+            num_concepts,
+            m.noise_width,
+            m.concept_width,
+            m.depth,
+            m.features,
+            m.noise_mixing,
+            choice(config, "model.composition"),
+            module_normalisation,
+            momentum,
         )
-    backbone = kind(m.backbone_normalisation)
-    encoder = Encoder(m.backbone, latent_width(config, num_concepts), m.features, backbone, momentum)
-    return ConvVAE(encoder, Decoder(m.backbone, image_shape, backbone, momentum), module, METHODS[config.method].targets)
+    encoder = Encoder(m.backbone, latent_width(config, num_concepts), m.features, backbone_normalisation, momentum, choice(config, "model.posterior") == "told")
+    decoder = Decoder(m.backbone, image_shape, backbone_normalisation, momentum)
+    return ConvVAE(encoder, decoder, module, METHODS[config.method].targets)

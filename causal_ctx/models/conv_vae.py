@@ -41,23 +41,29 @@ class Activation(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, C] in [0, 1] -> Posterior over [B, L], through `features` features."""
+    """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`."""
 
     backbone: str
     latents: int
     features: int
     normalisation: str
     momentum: float = 0.9
+    told: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> Posterior:
+    def __call__(self, x: jax.Array, targets: jax.Array, train: bool) -> Posterior:
         activate = lambda x, name: Activation(self.backbone, self.normalisation, self.momentum, name=name)(x, train)
         for layer, width in enumerate(WIDTHS[self.backbone]):
             x = activate(StridedConv(width, name=f"conv_{layer}")(x), f"activation_{layer}")
         x = x.reshape(x.shape[0], -1)
         if self.backbone == "conv28":  # a valid 7x7 convolution on a 7x7 map is a dense layer
             x = activate(Dense(128, name="conv_7x7")(x), "activation_7x7")
-        x = nn.relu(Dense(self.features, name="dense")(x))
+        x = Dense(self.features, name="dense")(x)
+        if self.told:
+            targets = targets.astype(x.dtype)
+            x = jnp.concatenate([nn.relu(x + Dense(self.features, name="targets")(targets)), targets], axis=1)
+        else:
+            x = nn.relu(x)
         return Posterior(Dense(self.latents, name="mean")(x), Dense(self.latents, name="log_variance")(x))
 
 
@@ -99,16 +105,24 @@ class ConvVAE(nn.Module):
         """The targets [B, K] that reach the module: as given, or zeros."""
         return targets if self.hears_targets else jnp.zeros_like(targets)
 
-    def encode(self, images: jax.Array, train: bool = False) -> Posterior:
-        """Images [B, H, W, C] in [0, 1] -> Posterior [B, L]."""
-        return self.encoder(images, train)
+    def encode(self, images: jax.Array, targets: jax.Array, train: bool = False) -> Posterior:
+        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]."""
+        return self.encoder(images, self.heard(targets), train)
 
     def decode(self, z: jax.Array, targets: jax.Array, train: bool = False) -> jax.Array:
         """z [B, L], targets [B, K] -> pixel logits [B, H, W, C]; without a module the targets have no effect."""
         features = z if self.context_module is None else self.context_module(z, self.heard(targets), train)
         return self.decoder(features, train)
 
-    def __call__(self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool) -> tuple[jax.Array, Posterior]:
-        """One posterior sample per image, decoded under the targets: (logits [B, H, W, C], Posterior [B, L])."""
-        posterior = self.encode(images, train)
-        return self.decode(posterior.sample(key), targets, train), posterior
+    def __call__(
+        self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool, noise: jax.Array | None = None
+    ) -> tuple[jax.Array, Posterior]:
+        """One posterior sample per image, decoded under the targets: (logits [B, H, W, C], Posterior [B, L]).
+
+        With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, normalised in one batch with the others.
+        """
+        posterior = self.encode(images, targets, train)
+        z = posterior.sample(key)
+        if noise is not None:
+            z, targets = jnp.concatenate([z, noise]), jnp.concatenate([targets, targets])
+        return self.decode(z, targets, train), posterior

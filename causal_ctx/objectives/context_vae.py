@@ -17,16 +17,18 @@ from causal_ctx.objectives.objective import ImageBatch
 
 
 class ContextVAE(NamedTuple):
-    """An `objective.Objective` with the numbers beta, moment_penalty, group_penalty and l2_penalty.
+    """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. moments_penalised, penalised: the penalty on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the
-    model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are float32 throughout.
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the penalty on the images that are
+    generated, that on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to
+    layer; parameters, their gradients, statistics and the loss are float32 throughout.
     """
 
     model: ConvVAE
     image_shape: tuple[int, int, int]
     num_concepts: int
     clamp_causal: bool
+    energy_penalised: bool
     moments_penalised: bool
     penalised: bool
     compute_dtype: str = "float32"
@@ -42,14 +44,20 @@ class ContextVAE(NamedTuple):
 
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
         """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
-        images = batch.images.astype(jnp.float32) / 255
+        images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
+        noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents), self.compute_dtype) if self.energy_penalised else None
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
-        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), batch.targets, key, train=True, mutable=["batch_stats"])
+        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, mutable=["batch_stats"])
         logits, posterior = _cast(found, "float32")
+        logits, generated = logits[: len(images)], logits[len(images) :]
         terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
-        loss = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"]
+        loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(targets)
+        if self.energy_penalised:
+            rows, columns, _ = self.image_shape
+            terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(generated), together)
+            loss = loss + numbers["energy_penalty"] * terms["energy_nats"]
         if self.moments_penalised:
-            terms["moment_nats"] = vae.moment_distance(posterior)
+            terms["moment_nats"] = vae.moment_distance(posterior, together)
             loss = loss + numbers["moment_penalty"] * terms["moment_nats"]
         if self.penalised:
             terms["penalty_nats"] = self.penalty(variables["params"], numbers, batch.targets)

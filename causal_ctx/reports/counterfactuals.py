@@ -71,7 +71,7 @@ def _images(run) -> Picture:
     """Rows: the images as they were, then for every context what they become, by the model on the left and in truth on the right."""
     data, names = run.data, [*run.data.training_contexts[1:], *run.data.compositions][:SHOWN_CONTEXTS]
     factual = data.counterfactuals(OBSERVATIONAL, SHOWN_IMAGES)
-    rows = [(name, run.reconstruct(factual, name), data.counterfactuals(name, SHOWN_IMAGES)) for name in (OBSERVATIONAL, *names)]
+    rows = [(name, run.reconstruct(factual, name, OBSERVATIONAL), data.counterfactuals(name, SHOWN_IMAGES)) for name in (OBSERVATIONAL, *names)]
     width = label_width([name for name, *_ in rows])
     strips = [beside([label(name, width, 1.0), beside(tiles(made)), beside(tiles(true))], gap=20) for name, made, true in rows]
     wide = beside(tiles(factual)).width

@@ -17,7 +17,7 @@ from causal_ctx.evaluation import protocols
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.feed import ImageFeed
 from causal_ctx.files import write_atomically
-from causal_ctx.methods import BACKBONE, METHODS
+from causal_ctx.methods import BACKBONE, METHODS, choice
 from causal_ctx.models import build_model
 from causal_ctx.objectives.context_vae import ContextVAE
 from causal_ctx.progress import Progress
@@ -68,7 +68,8 @@ def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: 
         image_shape=dataset.image_shape,
         num_concepts=len(dataset.concepts),
         clamp_causal=config.train.clamp_causal and module,
-        moments_penalised=any(run.objective.moment_penalty for run in runs),
+        energy_penalised=any(choice(run, "objective.energy_penalty") for run in runs),
+        moments_penalised=any(choice(run, "objective.moment_penalty") for run in runs),
         penalised=module and any(penalties),
         compute_dtype=config.train.compute_dtype,
     )
@@ -79,7 +80,7 @@ def feed(runs: Sequence[ml_collections.ConfigDict], dataset: ContextData, mesh: 
     del states
     images = seen(runs[0], dataset.train)
     targets = np.stack([dataset.targets(name) for name in images])
-    return ImageFeed.of(runs, images, targets, runs[0].train.contexts_per_micro_batch == "one", mesh)
+    return ImageFeed.of(runs, images, targets, choice(runs[0], "train.contexts_per_micro_batch") == "one", mesh)
 
 
 def refuse_source(config: ml_collections.ConfigDict, theirs: ml_collections.ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""The paper's main comparison: all six methods, five seeds; the runs that start from base_pooled start from that of their own seed.
+"""The paper's main comparison, all six methods, and our own beside them, five seeds; the runs that start from base_pooled start from that of their own seed.
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/main.py:cpu --workdir=runs/main
     ./launch/local.sh --mode=reproduce --table=main --dataset=quad_dependent --size=cpu --seeds=3 --workdir=runs/main

@@ -1,0 +1,16 @@
+"""Ablation of our own method: what it tells the encoder, and its two penalties, each alone, each left out, all and none, five seeds.
+
+    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
+
+Mixed micro-batches and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules.
+"""
+
+from causal_ctx import config, sweep
+
+
+def get_config(size: str = "paper"):
+    """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
+    run = config.resize(config.default(), size)
+    run.method = "cm_shared_noise"
+    parts = {"model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 2.0), "objective.moment_penalty": (0.0, 4.0)}
+    return sweep.sweep(run, parts | {"seed": range(5)})
