@@ -7,10 +7,9 @@ import ml_collections
 
 from causal_ctx import data, kinds, optim
 from causal_ctx.data import factor_sets, preprocessing
-from causal_ctx.methods import METHODS, choice, of_system
+from causal_ctx.methods import AUTO, METHODS, choice, of_system
 from causal_ctx.models import causal_transition, context_module, conv_vae, mcq_vae, normalisation, quantiser
 
-AUTO = "auto"  # leaves a choice to the method, see `methods.choice`
 SIZES = ("paper", "cpu", "tiny")
 DISENTANGLEMENT, PLACEMENTS = ("off", "fast", "full"), ("auto", "device", "host")
 
@@ -60,8 +59,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.model.noise_mixing = "block"  # or reference (quirk Q1)
     config.model.posterior = AUTO  # the method's own, or untold, told: whether the encoder knows the targets
     config.model.composition = AUTO  # or reference, cut (quirk Q2); the strict protocol scores the same weights under both
-    config.model.module_normalisation = AUTO  # or generated, batch, group (quirk Q4)
-    config.model.backbone_normalisation = AUTO
+    config.model.module_normalisation = config.model.backbone_normalisation = AUTO  # or generated, batch, group (quirk Q4)
 
     config.objective = ml_collections.ConfigDict()
     config.objective.beta = 1.0  # weight of the KL
@@ -307,7 +305,7 @@ def _validate_phase(name: str, t: ml_collections.ConfigDict, num_devices: int) -
 
 def _validate_context(config: ml_collections.ConfigDict) -> None:
     """The checks that relate one number to another."""
-    t, d, m = config.train, config.data, config.model
+    t, d, m, method = config.train, config.data, config.model, METHODS[config.method]
     if not 0 < d.validation_fraction < 1:
         raise ConfigError(f"data.validation_fraction is {d.validation_fraction}; it must lie between 0 and 1.")
     if m.depth < 2:
@@ -323,7 +321,9 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own.")
         if choice(config, f"objective.{name}") and t.micro_batch < 2:
             raise ConfigError(f"train.micro_batch is {t.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0.")
-    last = max((after for _, after in METHODS[config.method].trains if after), default=0)
+    if choice(config, "model.posterior") == "told" and not (method.module and method.targets):
+        raise ConfigError(f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method.")
+    last = max((after for _, after in method.trains if after), default=0)
     if last and max(round(last * t.epochs), 1) >= t.epochs:
         raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")
     if m.backbone == "conv64" and d.resolution % 16:

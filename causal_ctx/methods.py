@@ -6,11 +6,13 @@ from typing import NamedTuple
 import ml_collections
 
 # The two parts of the parameters, named by their path, that a method treats alike: NEW is what a context module brings or changes the shape of.
-NEW = r"context_module/.*|encoder/(mean|log_variance)/.*"
+NEW = r"context_module/.*|encoder/(targets|mean|log_variance)/.*"
 BACKBONE = r"(encoder|decoder)/.*"
 
-# What the fields of a config that leave the choice to the method mean, "auto" or a negative number: our reading of the published methods, and our own method.
-PUBLISHED = {
+AUTO = "auto"  # leaves a choice to the method; so does a negative number
+
+# What fields that leave it to the method mean: our reading of the published methods, and our own method.
+USUAL = {
     "model.posterior": "untold",
     "model.composition": "reference",
     "model.module_normalisation": "generated",
@@ -50,7 +52,7 @@ class Method(NamedTuple):
     trains: tuple[tuple[str, float | None], ...] = ((NEW, 0.0), (BACKBONE, 0.0))
     system: str = "context"
     phase: str = "train"
-    choices: Mapping[str, object] = PUBLISHED
+    choices: Mapping[str, object] = USUAL
 
 
 METHODS = {
@@ -73,8 +75,8 @@ def of_system(system: str) -> list[str]:
 
 def chosen(fields: Mapping[str, object]) -> dict[str, object]:
     """{dotted field: value} of a config with what its method chooses in place of what is left to it, by "auto" or a negative number."""
-    own = METHODS[fields["method"]].choices
-    left = lambda value: value == "auto" or (isinstance(value, float) and value < 0)
+    own = METHODS[fields["method"]].choices if fields.get("method") in METHODS else {}
+    left = lambda value: value == AUTO or (isinstance(value, float) and value < 0)
     return {field: own[field] if field in own and left(value) else value for field, value in fields.items()}
 
 

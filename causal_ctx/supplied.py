@@ -17,7 +17,7 @@ UNPUBLISHED = ("folder", "3dident/procedural", "quad")  # data sets of which no 
 OF_THE_MODULE = tuple(f"model.{field}" for field in ("noise_mixing", "composition", "module_normalisation", "noise_width", "concept_width", "depth"))
 OF_NO_MATTER = ("data.cache_dir", "data.placement", "checkpoint.minutes", "checkpoint.every_epochs", "train.steps_per_call", "autoencoder.steps_per_call")  # to results
 PUBLISHED = {  # fields whose published value is not our default, by system
-    "context": methods.PUBLISHED | {"model.noise_mixing": "reference", "model.module_normalisation": "batch", "model.backbone_normalisation": "batch"},
+    "context": methods.USUAL | {"model.noise_mixing": "reference", "model.module_normalisation": "batch", "model.backbone_normalisation": "batch"},
     "transition": {"model.gain": 1.0, "model.codebook_update": "gradient", "model.revival": 0.0},
 }
 
@@ -35,6 +35,7 @@ def module(folder: Path, name: str) -> ModuleType:
 
 def command(fields: dict[str, object], workdir: str) -> str:
     """The command that makes a run of a config {dotted field: value} in `workdir`: the supplied config that comes nearest, and flags for the rest; "" without one."""
+    fields = chosen(fields)
     nearest = min(_supplied(fields), key=lambda candidate: len(_differing(fields, candidate[1])), default=None)
     if nearest is None:
         return ""
@@ -45,16 +46,17 @@ def command(fields: dict[str, object], workdir: str) -> str:
 
 def unlike_published(fields: dict[str, object]) -> dict[str, tuple[object, object]]:
     """{dotted field: (its value, the published one)} of a config where both are known and differ, without the seed and what is of no matter."""
+    fields = chosen(fields)
     whole = [config for name, config in _supplied(fields) if config["data.name"] == fields.get("data.name") and name.endswith("paper")]
     if not whole or fields["data.name"] in UNPUBLISHED:
         return {}
-    fields, published = chosen(fields), whole[0] | PUBLISHED[METHODS[fields["method"]].system]
+    published = whole[0] | PUBLISHED[METHODS[fields["method"]].system]
     skipped = [*OF_NO_MATTER, "seed", "method", "init_from", "data.path", "data.seed", *([] if METHODS[fields["method"]].module else OF_THE_MODULE)]
     return {name: (fields[name], published[name]) for name in _differing(fields, published) if name not in skipped and not name.startswith("evaluation.")}
 
 
 def _supplied(fields: dict[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
-    """(file and what follows its colon, config) of every supplied config of the method's system, at every size."""
+    """(file and what follows its colon, config with the choices of the method) of every supplied config of the method's system, at every size."""
     if fields.get("method") not in METHODS:
         return
     of_transitions = METHODS[fields["method"]].system == "transition"
@@ -62,7 +64,8 @@ def _supplied(fields: dict[str, object]) -> Iterator[tuple[str, dict[str, object
     for path, size in itertools.product(files, (*SIZES, "fast")):
         arguments = f"{fields.get('data.name')},{size}" if of_transitions else size
         with contextlib.suppress(ConfigError):  # of a size that this file does not have
-            yield f"configs/{path.name}:{arguments}", flat(module(CONFIGS, path.stem).get_config(arguments).to_dict())
+            own = flat(module(CONFIGS, path.stem).get_config(arguments).to_dict())
+            yield f"configs/{path.name}:{arguments}", chosen(own | {"method": fields["method"]}) | {"method": own["method"]}
 
 
 def _differing(ours: dict[str, object], theirs: dict[str, object]) -> list[str]:

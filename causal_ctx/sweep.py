@@ -12,7 +12,7 @@ import ml_collections
 from causal_ctx import config as configs
 from causal_ctx import ensemble, workdir as workdirs
 from causal_ctx.config import ConfigError
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, chosen
 from causal_ctx.config import StartError
 from causal_ctx.start import source_config
 from causal_ctx.train import train_together
@@ -135,8 +135,10 @@ def groups(runs: dict[str, ml_collections.ConfigDict]) -> list[list[str]]:
 def shape_of(run: ml_collections.ConfigDict) -> str:
     """Equal for runs whose arrays have equal shapes and whose programs are the same."""
     method = METHODS[run.method]
-    fixed = {field: value for field, value in configs.flat(run.to_dict()).items() if not varies(field)}
-    return json.dumps([fixed, method.system, method.phase, method.module, method.contexts, method.targets, dict(method.choices), [rule for rule, _ in method.trains]], sort_keys=True)
+    fields = chosen(configs.flat(run.to_dict()))
+    fixed = {field: value for field, value in fields.items() if not varies(field)}
+    generates = fields.get("objective.energy_penalty", 0) > 0  # beside its reconstructions, in one batch of normalisation
+    return json.dumps([fixed, generates, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:

@@ -16,7 +16,7 @@ from causal_ctx import parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.files import write_atomically
-from causal_ctx.methods import METHODS
+from causal_ctx.methods import METHODS, chosen
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, page, reading, system_reports
 from causal_ctx.run import load_data, load_run, load_runs
@@ -189,7 +189,7 @@ def refuse_other(config: ml_collections.ConfigDict, workdir: Path) -> None:
     there["checkpoint"] = asked["checkpoint"]  # nor does what is kept of it
     if same_source(Path(there.get("init_from", "")), Path(config.init_from), workdir):
         there["init_from"] = asked["init_from"]
-    differing = configs.differences(asked, there)
+    differing = configs.differences(*(chosen(configs.flat(fields)) for fields in (asked, there)))
     if differing:
         raise WorkdirError(f"{workdir} holds a run of another config, differing in {', '.join(differing)}; choose another --workdir.")
 

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from causal_ctx import optim, parallel
+from causal_ctx.config import flat
 from causal_ctx.evaluation.predict import build_predictor
-from causal_ctx.methods import BACKBONE, METHODS, NEW, PUBLISHED, choice, of_system
+from causal_ctx.methods import BACKBONE, METHODS, NEW, USUAL, choice, of_system
 from causal_ctx.plan import plan_of
+from causal_ctx.reports.labels import labels
+from causal_ctx.reports.reading import read_fields
 from causal_ctx.start import StartError, build_trainer, first_state, initial_state
+from causal_ctx.supplied import command, unlike_published
 from causal_ctx.train import train
+from causal_ctx.workdir import WorkdirError, prepare
 from tests import tiny
 from tests.test_train import numbers, some_batch
 
@@ -184,10 +189,10 @@ def test_methods_are_the_papers_six_and_ours():
 def test_a_choice_left_to_the_method_is_the_methods():
     """Fields that name a value keep it, whatever the method; those of no method are as they are."""
     config = tiny.config(method="cm_shared_noise", model__composition="reference", objective__moment_penalty=0.0)
-    assert [choice(config, field) for field in PUBLISHED] == ["told", "reference", "batch", "batch", "mixed", 2.0, 0.0]
-    assert [choice(tiny.config(), field) for field in PUBLISHED] == list(PUBLISHED.values())
+    assert [choice(config, field) for field in USUAL] == ["told", "reference", "batch", "batch", "mixed", 2.0, 0.0]
+    assert [choice(tiny.config(), field) for field in USUAL] == list(USUAL.values())
     assert choice(config, "objective.beta") == 1.0 and choice(config, "model.noise_mixing") == "block"
-    assert all(config.get(block)[name] in ("auto", -1.0) for block, _, name in (field.partition(".") for field in PUBLISHED) for config in [tiny.config()])
+    assert all(config.get(block)[name] in ("auto", -1.0) for block, _, name in (field.partition(".") for field in USUAL) for config in [tiny.config()])
 
 
 def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
@@ -195,12 +200,14 @@ def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
     dataset, found = tiny.dataset(), {}
     for name, config in {
         "published": tiny.config(),
-        "off": tiny.config(method="cm_shared_noise", **{field.replace(".", "__"): value for field, value in PUBLISHED.items()}),
+        "off": tiny.config(method="cm_shared_noise", **{field.replace(".", "__"): value for field, value in USUAL.items()}),
         "ours": tiny.config(method="cm_shared_noise"),
     }.items():
-        found[name] = jax.tree.leaves(train(config, dataset, tmp_path / name)[1].params)
-    assert all((a == b).all() for a, b in zip(found["published"], found["off"]))
-    assert not all((a == b).all() for a, b in zip(found["published"], found["ours"]))
+        _, last, record = train(config, dataset, tmp_path / name)
+        found[name], found["loss", name] = jax.tree.leaves(last.params), record.last_loss
+    assert all((a == b).all() for a, b in zip(found["published"], found["off"], strict=True))
+    chex.assert_trees_all_equal_shapes(found["published"], found["off"])
+    assert found["loss", "published"] == found["loss", "off"] != found["loss", "ours"]
 
 
 def test_the_posterior_knows_the_targets_where_it_is_told(dataset):
@@ -225,3 +232,19 @@ def test_an_image_becomes_what_it_would_have_been(dataset):
     expected = jax.nn.sigmoid(predictor.model.apply(predictor.variables, z, rows, method="decode"))
     np.testing.assert_allclose(predictor.reconstruct(red, images, obs), expected, atol=1e-5)
     assert not np.allclose(predictor.reconstruct(red, images), expected, atol=1e-4)
+
+
+def test_a_choice_spelled_out_is_the_same_run(tmp_path):
+    """The folder of one is that of the other, and both have one label; another choice is refused."""
+    spelled = tiny.config(**{field.replace(".", "__"): value for field, value in USUAL.items()})
+    folders = {name: tmp_path / name for name in ("left", "spelled")}
+    for name, config in zip(folders, (tiny.config(seed=1), spelled)):
+        prepare(config, folders[name])
+        (folders[name] / "results.json").write_text("{}")  # something is there
+    prepare(spelled, folders["spelled"]), prepare(tiny.config(), folders["spelled"])
+    assert labels([read_fields(folder) for folder in folders.values()]) == ["cm_end_to_end"] * 2
+    with pytest.raises(WorkdirError, match="differing in model.composition"):
+        prepare(tiny.config(model__composition="cut"), folders["spelled"])
+    other = flat(tiny.config(method="cm_shared_noise").to_dict())
+    assert "--config.method=cm_shared_noise " in command(other, "w") and not any(field in command(other, "w") for field in USUAL)
+    assert unlike_published(other)["model.posterior"] == ("told", "untold")

@@ -99,8 +99,8 @@ def test_energy_distance_is_that_of_pairs_of_one_context():
     x, y, context = random.random((6, 2, 2, 1)), random.random((6, 2, 2, 1)), np.array([0, 1, 0, 0, 1, 0])
     apart = lambda a, b, i, j: np.sqrt(((a[i] - b[j]) ** 2).mean())
     mean = lambda a, b, chosen: np.mean([apart(a, b, i, j) for i in range(6) for j in range(6) if chosen(i, j)])
-    same, pairs = lambda i, j: context[i] == context[j], lambda i, j: context[i] == context[j] and i != j
-    expected = 2 * mean(x, y, same) - mean(x, x, pairs) - mean(y, y, pairs)
+    pairs = lambda i, j: context[i] == context[j] and i != j
+    expected = 2 * mean(x, y, pairs) - mean(x, x, pairs) - mean(y, y, pairs)
     together = vae.of_one_context(jnp.asarray(np.eye(2)[context]))
     np.testing.assert_allclose(vae.energy_distance(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), together), expected, rtol=1e-4)
 

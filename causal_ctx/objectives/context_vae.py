@@ -45,13 +45,13 @@ class ContextVAE(NamedTuple):
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
         """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
         images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
-        noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents), self.compute_dtype) if self.energy_penalised else None
+        noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype) if self.energy_penalised else None
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
         found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, mutable=["batch_stats"])
         logits, posterior = _cast(found, "float32")
         logits, generated = logits[: len(images)], logits[len(images) :]
         terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
-        loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(targets)
+        loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(self.model.heard(targets))
         if self.energy_penalised:
             rows, columns, _ = self.image_shape
             terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(generated), together)

@@ -48,8 +48,8 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array) 
     examples estimate it without bias, so single values can be negative. Not part of the published objective.
     """
     x, y = (images.reshape(len(images), -1) for images in (real, generated))
-    others = together & ~_same(x)
-    return 2 * _mean_of(_distances(x, y), together) - _mean_of(_distances(x, x), others) - _mean_of(_distances(y, y), others)
+    others = together & ~_same(x)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
+    return 2 * _mean_of(_distances(x, y), others) - _mean_of(_distances(x, x), others) - _mean_of(_distances(y, y), others)
 
 
 def _same(x: jax.Array) -> jax.Array:
@@ -64,7 +64,7 @@ def _distances(x: jax.Array, y: jax.Array) -> jax.Array:
     """Root mean squared differences [B, B] between the rows of x and y, [B, d], whose gradient at zero is zero."""
     # Full float32: GPUs and TPUs round the factors by default, which is more than the square of a short distance.
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None] - 2 * jnp.matmul(x, y.T, precision="highest")
-    apart = squares > 1e-6
+    apart = squares > 1e-6 * (x**2).sum(axis=1)[:, None]  # closer is rounding
     return jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0) / x.shape[1]), 0.0)
 
 

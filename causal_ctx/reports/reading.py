@@ -8,6 +8,7 @@ from typing import NamedTuple
 from causal_ctx import kinds
 from causal_ctx.config import flat
 from causal_ctx.files import DamagedError
+from causal_ctx.methods import chosen
 
 
 class Folder(NamedTuple):
@@ -71,8 +72,8 @@ def read_config(workdir) -> dict:
 
 
 def read_fields(workdir) -> dict[str, object]:
-    """config.json as {dotted field: value}; DamagedError as `read_config`."""
-    return flat(read_config(workdir))
+    """config.json as {dotted field: value}, with what is left to the method as the method has it; DamagedError as `read_config`."""
+    return chosen(flat(read_config(workdir)))
 
 
 def read_metrics(workdir) -> list[dict]:

@@ -27,7 +27,8 @@ def _sentences(methods: dict[str, list[dict]], protocol: str) -> list[str]:
     if best is None:
         return []
     comparison = [_comparison(best, scores[best], baselines[0], scores[baselines[0]])] if told and baselines else []
-    order = [_order(methods, scores, [(a, b) for a in told for b in blind], protocol)] if len(told) * len(blind) > 1 else []
+    published = [label for label in told if published_for(methods[label][0], protocol, "composition")]  # where any is, of them alone
+    order = [_order(methods, scores, [(a, b) for a in published or told for b in blind], protocol)] if len(told) * len(blind) > 1 else []
     return [*comparison, *order, _position(best, methods[best], protocol), _reconstruction(best, methods[best], protocol), _graph(best, methods[best])]
 
 

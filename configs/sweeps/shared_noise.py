@@ -10,7 +10,5 @@ from causal_ctx import config, sweep
 
 def get_config(size: str = "paper"):
     """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
-    run = config.resize(config.default(), size)
-    run.method = "cm_shared_noise"
-    parts = {"model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 2.0), "objective.moment_penalty": (0.0, 4.0)}
-    return sweep.sweep(run, parts | {"seed": range(5)})
+    parts = {"method": ("cm_shared_noise",), "model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 2.0), "objective.moment_penalty": (0.0, 4.0)}
+    return sweep.sweep(config.resize(config.default(), size), parts | {"seed": range(5)})
