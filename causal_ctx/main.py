@@ -107,7 +107,8 @@ def perform(tell: Callable[[dict], None]) -> int:
     if "://" in (workdir or ""):
         return refuse(f"--workdir={workdir} is an address, and runs need a folder, where files are renamed and locked; mount it on every host and name where.")
     if config is None and mode not in WITHOUT_CONFIG:
-        return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
+        known = "give that of the run, which its report.html tells" if workdir and (Path(workdir) / "config.json").exists() else "try --config=configs/quad_dependent.py:cpu"
+        return refuse(f"No --config was given; {known}.")
     if COMPILATION_CACHE.value:
         programs.keep()
     tell(MODES[mode](config, Path(workdir or ".")))

@@ -88,7 +88,9 @@ class Run:
         return interventions or OBSERVATIONAL
 
     def _generate(self, target_sets: np.ndarray, num: int, seed: int) -> np.ndarray:
-        """Images [T, num, H, W, C] under `target_sets` [T, K]; what "generated" layers need is estimated once per set and kept for the KEPT_SETS last ones."""
+        """Images [T, num, H, W, C] under `target_sets` [T, K], ValueError for a num below 1; what "generated" layers need is estimated once per set and kept for the KEPT_SETS last ones."""
+        if num < 1:
+            raise ValueError(f"num is {num}; generate at least 1 image.")
         wanted = {targets.tobytes(): targets for targets in target_sets}
         held = {key: self._statistics[key] for key in wanted if key in self._statistics}
         if unknown := [key for key in wanted if key not in held]:

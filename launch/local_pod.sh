@@ -16,6 +16,10 @@ if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
 fi
 count=$1
 shift
+if [ "${1:-}" = --dry-run ]; then
+  dry=1
+  shift
+fi
 port=${PORT:-27182}
 cores=$(nproc)
 PYTHON=${PYTHON:-.venv/bin/python} # of another environment, where nothing is to be installed
@@ -39,6 +43,12 @@ if [ -n "$dry" ]; then
   exit 0
 fi
 [ "$PYTHON" != .venv/bin/python ] || install .venv ""
+for taken in "$port" "$((port + 1))"; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$taken") 2>/dev/null; then
+    echo "Port $taken is in use, perhaps by another pod; give another: PORT=$((port + 100)) launch/local_pod.sh $count ..." >&2
+    exit 1
+  fi
+done
 processes=()
 trap 'kill -TERM "${processes[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < count; i++)); do

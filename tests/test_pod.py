@@ -294,8 +294,18 @@ def test_the_pods_commands_are_printed():
     done = subprocess.run([ROOT / "launch" / "local_pod.sh", "--dry-run", "2", "--workdir=a b"], capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
     assert "JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0" in first and second.endswith("-m causal_ctx.main --distributed=on --workdir=a\\ b &")
+    after = subprocess.run([ROOT / "launch" / "local_pod.sh", "2", "--dry-run", "--workdir=a b"], capture_output=True, text=True, check=True)
+    assert after.stdout == done.stdout
     refused = subprocess.run([ROOT / "launch" / "local_pod.sh", "--workdir=a"], capture_output=True, text=True)
     assert refused.returncode == 1 and "Give the number of processes first" in refused.stderr
+
+
+def test_a_pod_on_a_port_in_use_is_refused_before_it_starts():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = os.environ | {"PORT": str(port - 1), "PYTHON": sys.executable}
+        refused = subprocess.run([ROOT / "launch" / "local_pod.sh", "2", "--workdir=a"], capture_output=True, text=True, env=environment)
+    assert refused.returncode == 1 and f"Port {port} is in use, perhaps by another pod; give another: PORT={port + 99}" in refused.stderr
 
 
 def test_messages_are_short_lines_of_json():

@@ -194,6 +194,11 @@ def test_elbo_against_its_definition(trained):
     assert bits == pytest.approx(1.0)
 
 
+def test_no_images_cannot_be_generated(trained):
+    with pytest.raises(ValueError, match="num is 0; generate at least 1 image"):
+        causal_ctx.load_run(trained[0]).generate("light", num=0)
+
+
 def test_images_that_are_no_images_are_refused(trained):
     run = causal_ctx.load_run(trained[0])
     with pytest.raises(ValueError, match="must be uint8 or floating point"):
