@@ -43,7 +43,10 @@ class ContextVAE(NamedTuple):
         return {"params": params, **collections}
 
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
-        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats)."""
+        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats).
+
+        "energy_nats" is the energy distance times the number of pixels, which stands beside nats at every resolution alike, and is none itself.
+        """
         images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
         noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype) if self.energy_penalised else None
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
