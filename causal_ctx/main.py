@@ -18,7 +18,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from causal_ctx import ablate, bench, doctor, export, memory, output, pod, programs, reproduce, serve, sweep, writers
+from causal_ctx import ablate, bench, doctor, export, identifiability, memory, output, pod, programs, reproduce, serve, sweep, writers
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
@@ -31,13 +31,14 @@ MODES = {
     "sweep": sweep.run,
     "reproduce": reproduce.run,
     "ablate_interventions": ablate.ablate_interventions,
+    "identifiability": identifiability.run,
     "export": export.export,
     "doctor": doctor.run,
     "bench": lambda config, workdir: bench.run(config, workdir, VERSUS.value),
     "serve": lambda config, workdir: serve.run(config, workdir, PORT.value),
 }
-WITHOUT_CONFIG, WITHOUT_WORKDIR = ("report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
-WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "bench")  # modes that return what --output=json prints
+WITHOUT_CONFIG, WITHOUT_WORKDIR = ("identifiability", "report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
+WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "identifiability", "bench")  # modes that return what --output=json prints
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny, for quad_dependent also fast.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(

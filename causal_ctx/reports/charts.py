@@ -57,13 +57,13 @@ def heat_maps(
 def curves(records: dict[str, list[list[dict]]], floor_bpp: float | None = None, keys: list[str] | None = None) -> Image.Image:
     """A panel per logged name in `keys`, by default those of `terms`; per label a colour, per seed a line; x: images seen."""
     keys = terms(records) if keys is None else keys
-    figure, axes = _panels(len(keys), min(4, len(keys)), 2.3, list(records) if len(records) > 1 else [])
+    figure, axes = figure_of(len(keys), min(4, len(keys)), 2.3, list(records) if len(records) > 1 else [])
     for axis, key in zip(axes, keys):
         if floor_bpp is not None and key == "validation/elbo_bpp":
             axis.axhline(floor_bpp, **FLOOR)
         _curves(axis, key, records)
     if len(records) > 1:
-        _legend(figure, dict(zip(records, (dict(color=colour) for colour in colours(len(records))))))
+        legend(figure, dict(zip(records, (dict(color=colour) for colour in colours(len(records))))))
     return image(figure)
 
 
@@ -108,7 +108,7 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floo
         keys["published"] = dict(PUBLISHED, color=COLOURS[1] if len(labels) == 1 else INK)
     if any(p.floor for p in points):
         keys[floor] = FLOOR
-    figure, axes = _panels(len(panels), min(2, len(panels)), 2.4, list(keys))
+    figure, axes = figure_of(len(panels), min(2, len(panels)), 2.4, list(keys))
     step = min(3.5, 20 / len(labels))  # points by which marks at one value stand apart
     for axis, (title, lines) in zip(axes, panels.items()):
         for label, line in lines.items():
@@ -118,7 +118,7 @@ def ablation(panels: dict[str, dict[str, list]], x_name: str, floor: str = "floo
             axis.plot(*np.reshape([(p.x, p.floor.mean) for p in line if p.floor], (-1, 2)).T, **FLOOR)
         along(axis, sorted({p.x for p in points}), x_name)
         finish(axis, title)
-    _legend(figure, keys)
+    legend(figure, keys)
     return image(figure)
 
 
@@ -127,7 +127,7 @@ def colours(num: int) -> list:
     return list(COLOURS[:num]) if num <= len(COLOURS) else [colorsys.hls_to_rgb(i / num, 0.52, 0.55) for i in range(num)]
 
 
-def _panels(num: int, columns: int, height: float, labels: list[str]) -> tuple[Figure, np.ndarray]:
+def figure_of(num: int, columns: int, height: float, labels: list[str]) -> tuple[Figure, np.ndarray]:
     """A figure with `num` panels of a height in inches, and room for a legend of `labels`."""
     lines = -(-num // columns)
     legend = 0.19 * -(-len(labels) // _legend_columns(labels)) if labels else 0
@@ -138,7 +138,7 @@ def _panels(num: int, columns: int, height: float, labels: list[str]) -> tuple[F
     return figure, axes
 
 
-def _legend(figure: Figure, styles: dict[str, dict]) -> None:
+def legend(figure: Figure, styles: dict[str, dict]) -> None:
     handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=_legend_columns(list(styles)), frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
 

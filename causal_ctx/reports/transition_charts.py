@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from causal_ctx.reports.canvas import INK
-from causal_ctx.reports.charts import COLOURS, DPI, FLOOR, FONT_POINTS, SHADES, _panels, finish, image
+from causal_ctx.reports.charts import COLOURS, DPI, FLOOR, FONT_POINTS, SHADES, figure_of, finish, image
 
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#7a3a08", "#e07b28", "#f1f4f8", "#3a86c8", "#1b3f70"])
 MARKERS = ("^", "v")  # actions that raise a factor, that lower it
@@ -49,7 +49,7 @@ def graphs(maps: dict[str, np.ndarray], difference: tuple[str, np.ndarray], axes
 
 def usage(shares: dict[str, np.ndarray]) -> Image.Image:
     """A panel per codebook: shares [N] of its codes from the most to the least used as bars, dotted the share of equal use."""
-    figure, axes = _panels(len(shares), min(4, len(shares)) if len(shares) > 1 else 2, 2.3, [])
+    figure, axes = figure_of(len(shares), min(4, len(shares)) if len(shares) > 1 else 2, 2.3, [])
     for axis, (title, own) in zip(axes, shares.items()):
         ordered = np.sort(own)[::-1]
         axis.bar(np.arange(1, len(ordered) + 1), ordered, width=0.85, color=COLOURS[0])
