@@ -33,7 +33,7 @@ def standing_for_latents(dataset):
     as_image = lambda latents: latents[:, None, None]
     return dataclasses.replace(
         dataset,
-        counterfactuals=lambda name, n: as_image(dataset.counterfactual_latents(name, n)),
+        counterfactuals=lambda *asked: as_image(dataset.counterfactual_latents(*asked)),
         held_out={name: as_image(dataset.concept_latents(rows)) for name, rows in dataset.held_out_latents.items()},
     )
 
@@ -83,6 +83,7 @@ def test_a_perfect_model_has_no_error_and_one_that_changes_nothing_the_error_of_
         assert perfect["contexts"][name]["latent"]["unchanged"] > 0.05
         for what in ("pixel", "latent", "others"):
             right, wrong = perfect["contexts"][name][what], idle["contexts"][name][what]
+            assert what == "others" or right["redrawn"] > 1e-5 and right["redrawn"] == wrong["redrawn"]
             assert right["model"] == pytest.approx(0, abs=1e-9) and right["floor"] == pytest.approx(0, abs=1e-9)
             assert wrong["floor"] == pytest.approx(0, abs=1e-9)
             assert wrong["model"] == pytest.approx(wrong["unchanged"], abs=1e-9) and wrong["unchanged"] == pytest.approx(right["unchanged"], abs=1e-9)
@@ -93,17 +94,37 @@ def test_a_perfect_model_has_no_error_and_one_that_changes_nothing_the_error_of_
 def test_latents_left_alone_move_where_they_are_effects_and_only_there(dataset):
     """quad2 and orientation cause quad1, which causes nothing; of independent concepts none moves another."""
     others = {name: kinds["others"]["unchanged"] for name, kinds in errors_of(dataset)["contexts"].items()}
+    redrawn = {name: kinds["others"]["redrawn"] for name, kinds in errors_of(dataset)["contexts"].items()}
+    assert {name for name, value in redrawn.items() if value > 1e-9} == {name for name, value in others.items() if value > 1e-9}
     if dataset.name == "quad_independent":
         assert max(others.values()) == pytest.approx(0, abs=1e-9)
     else:
         assert min(others["quad2"], others["orientation"]) > 0.1 and others["quad1"] == pytest.approx(0, abs=1e-9)
 
 
+def test_redrawn_latents_keep_every_noise_but_that_of_the_concepts_intervened_on(dataset):
+    k, name = dataset.concepts.index("size"), "quad1+size"
+    kept, redrawn = dataset.counterfactual_latents(name, 4_000), dataset.counterfactual_latents(name, 4_000, True)
+    changed = np.abs(kept - redrawn).max(axis=0) > 0.1
+    assert changed.tolist() == [concept in ("quad1", "size") for concept in dataset.concepts]  # neither causes another
+    np.testing.assert_allclose(redrawn.mean(axis=0), kept.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(redrawn.std(axis=0), kept.std(axis=0), rtol=0.1)
+    assert abs(np.corrcoef(kept[:, k], redrawn[:, k])[0, 1]) < 0.1
+    np.testing.assert_array_equal(dataset.counterfactuals("obs", 3, True), dataset.counterfactuals("obs", 3))
+
+
+def test_the_best_answer_without_the_own_noise_has_redrawn_over_the_root_of_two(dataset):
+    """quad1 is caused by nothing under its intervention: the best answer for it is its mean."""
+    quad1 = lambda redrawn: dataset.counterfactual_latents("quad1", 20_000, redrawn)[:, 0]
+    best, redrawn = quad1(False).std(), np.sqrt(((quad1(True) - quad1(False)) ** 2).mean())
+    assert best == pytest.approx(redrawn / np.sqrt(2), rel=0.03)
+
+
 def test_errors_are_in_standard_deviations(dataset):
     """Whatever the unit of the latents: here all are ten times as large."""
     tenfold = lambda rows: {name: 10 * latents for name, latents in rows.items()}
     stretched = dataclasses.replace(
-        dataset, counterfactual_latents=lambda name, n: 10 * dataset.counterfactual_latents(name, n), train_latents=tenfold(dataset.train_latents)
+        dataset, counterfactual_latents=lambda *asked: 10 * dataset.counterfactual_latents(*asked), train_latents=tenfold(dataset.train_latents)
     )
     pairs = zip(errors_of(dataset)["contexts"].values(), errors_of(stretched)["contexts"].values())
     assert all(one["latent"]["unchanged"] == pytest.approx(other["latent"]["unchanged"]) for one, other in pairs)

@@ -230,11 +230,12 @@ def test_held_out_contexts_score_as_in_the_strict_protocol(trained, capsys):
 def test_a_run_of_simulated_data_is_scored_against_the_truth(trained, monkeypatch, capsys):
     """All the way to interventions.json and the figures, with a truth that is made up; what the scores say is tested in test_counterfactuals."""
     folder, config = trained
-    own, latents = tiny.dataset(), lambda name, n: np.random.default_rng(0).standard_normal((n, 4)) + np.append(0, own.targets(name))
+    own, latents = tiny.dataset(), lambda name, n, redrawn=False: np.random.default_rng(0).standard_normal((n, 4)) + np.append(0, own.targets(name))
     of_rows = lambda images: {name: latents(name, len(rows)) for name, rows in images.items()}
     known = dataclasses.replace(
         own, train_latents=of_rows(own.train), held_out_latents=of_rows(own.held_out), concept_columns=(1, 2, 3), total_effects={name: np.eye(3) for name in own.train},
-        counterfactuals=lambda name, n: own.held_out[name][np.arange(n) % len(own.held_out[name])], counterfactual_latents=lambda name, n: latents(name, n)[:, 1:],
+        counterfactuals=lambda name, n, redrawn=False: own.held_out[name][np.arange(n) % len(own.held_out[name])],
+        counterfactual_latents=lambda *asked: latents(*asked)[:, 1:],
     )
     monkeypatch.setattr("causal_ctx.data.load", lambda _: known)
     distances = {"subsets": {"obs": {"size": 0, "distance": {"a": 1.0}}}, "by_size": {"0": {"subsets": 1, "floor": 0.1, "distance": {"a": 1.0}}}}

@@ -21,7 +21,8 @@ class Generator:
 
     concepts (K <= 8), compositions: as in `contexts.ContextData`; the compositions are held out.
     num_latents: of a row; concept_columns: which of them are the concepts, in their order.
-    draw: (rng, n, interventions) -> latents float64 [n, num_latents], whose first rows do not depend on n.
+    noise: (rng, n) -> exogenous noise float64 [n, num_latents], column j of latent j, whose first rows do not depend on n.
+    latents: (noise, interventions) -> latents float64 [n, num_latents].
     render: (latents, resolution) -> images uint8 [n, R, R, 3].
     version: part of the cache's name; raise it whenever the same fields would give other images.
     rows: rendered and written at a time.
@@ -31,7 +32,8 @@ class Generator:
     compositions: tuple[str, ...]
     num_latents: int
     concept_columns: tuple[int, ...]
-    draw: Callable[[np.random.Generator, int, tuple[str, ...]], np.ndarray]
+    noise: Callable[[np.random.Generator, int], np.ndarray]
+    latents: Callable[[np.ndarray, tuple[str, ...]], np.ndarray]
     render: Callable[[np.ndarray, int], np.ndarray]
     version: int
     rows: int
@@ -65,7 +67,7 @@ def load(config, generator: Generator) -> contexts.ContextData:
         held_out_latents=latents["held_out"],
         simulate=functools.partial(_simulate, generator, config.seed, config.resolution),
         counterfactuals=functools.partial(_counterfactuals, generator, config.seed, config.resolution),
-        counterfactual_latents=lambda context, n: _latents_of_one_noise(generator, config.seed, context, n)[:, generator.concept_columns],
+        counterfactual_latents=lambda *asked: _latents_of_one_noise(generator, config.seed, *asked)[:, generator.concept_columns],
         concept_columns=generator.concept_columns,
     )
 
@@ -80,7 +82,7 @@ def sample_latents(generator: Generator, split: str, context: str, n: int, seed:
         raise ValueError(f"data.seed must not be negative, got {seed}; use 0 or more.")
     mask = int(np.packbits(contexts.targets(context, generator.concepts), bitorder="little")[0])
     stream = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), mask))
-    return generator.draw(np.random.default_rng(stream), n, contexts.interventions(context))
+    return generator.latents(generator.noise(np.random.default_rng(stream), n), contexts.interventions(context))
 
 
 def in_blocks(draw: Callable[[np.ndarray, np.ndarray], None], rows: np.ndarray, resolution: int, block: int, threads: int | None = None) -> np.ndarray:
@@ -96,14 +98,17 @@ def _simulate(generator: Generator, seed: int, resolution: int, context: str, n:
     return np.concatenate(list(_image_blocks(generator, ("held_out", context, n, seed), resolution)))
 
 
-def _counterfactuals(generator: Generator, seed: int, resolution: int, context: str, n: int) -> np.ndarray:
-    return generator.render(_latents_of_one_noise(generator, seed, context, n), resolution)
+def _counterfactuals(generator: Generator, seed: int, resolution: int, context: str, n: int, redrawn: bool = False) -> np.ndarray:
+    return generator.render(_latents_of_one_noise(generator, seed, context, n, redrawn), resolution)
 
 
-def _latents_of_one_noise(generator: Generator, seed: int, context: str, n: int) -> np.ndarray:
-    contexts.targets(context, generator.concepts)  # refuses unknown concepts
-    one_for_all = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS),)))
-    return generator.draw(one_for_all, n, contexts.interventions(context))
+def _latents_of_one_noise(generator: Generator, seed: int, context: str, n: int, redrawn: bool = False) -> np.ndarray:
+    targets = contexts.targets(context, generator.concepts)
+    one_for_all, another = (generator.noise(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS) + i,))), n) for i in range(2))
+    if redrawn:
+        own = np.array(generator.concept_columns)[targets == 1]
+        one_for_all[:, own] = another[:, own]
+    return generator.latents(one_for_all, contexts.interventions(context))
 
 
 def _cached_arrays(config, generator: Generator) -> dict[str, np.ndarray]:

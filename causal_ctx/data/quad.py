@@ -51,5 +51,5 @@ def render(name: str, latents: np.ndarray, resolution: int = 64) -> np.ndarray:
 
 
 def _generator(name: str) -> generated.Generator:
-    draw, draw_images = LAWS[name].sample_latents, functools.partial(render, name)
-    return generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, draw, draw_images, GENERATOR_VERSION, _ROWS)
+    law, draw_images = LAWS[name], functools.partial(render, name)
+    return generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, law.noise, law.latents, draw_images, GENERATOR_VERSION, _ROWS)

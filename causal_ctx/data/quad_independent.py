@@ -54,6 +54,17 @@ def sample_latents(rng: np.random.Generator, n: int, interventions: Iterable[str
 
     The first rows do not depend on n. Raises ValueError for a name outside `quad_scm.CONCEPTS`.
     """
+    return latents(noise(rng, n), interventions)
+
+
+def noise(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Exogenous noise float64 [n, 8]: standard normal, for shape and orientation uniform. The first rows do not depend on n."""
+    normal_stream, uniform_stream = rng.spawn(2)
+    return np.hstack([normal_stream.standard_normal((n, 6)), uniform_stream.random((n, 2))])
+
+
+def latents(noise: np.ndarray, interventions: Iterable[str] = ()) -> np.ndarray:
+    """What `sample_latents` makes of exogenous noise [n, 8]: column j is the noise of latent j."""
     indices = intervened(interventions)
     means, turns = np.array(OBSERVATIONAL_MEANS), 1.0
     for index in indices:
@@ -62,9 +73,7 @@ def sample_latents(rng: np.random.Generator, n: int, interventions: Iterable[str
         else:
             means[index] = INTERVENTION_MEANS[index]
     spreads = np.array([SPREAD] * 4 + [SIZE_SPREAD, SPREAD])
-    normal_stream, uniform_stream = rng.spawn(2)
-    normals = means + spreads * normal_stream.standard_normal((n, 6))
-    return np.hstack([normals, uniform_stream.random((n, 2)) * (1.0, turns)])
+    return np.hstack([means + spreads * noise[:, :6], noise[:, 6:] * (1.0, turns)])
 
 
 def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:

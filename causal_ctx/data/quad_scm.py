@@ -39,11 +39,21 @@ def sample_latents(rng: np.random.Generator, n: int, interventions: Iterable[str
     `strength` multiplies the interventional means. The first rows do not depend on n. Raises ValueError for a name
     outside `CONCEPTS`.
     """
+    return latents(noise(rng, n), interventions, strength)
+
+
+def noise(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Exogenous noise float64 [n, 8], standard normal. The first rows do not depend on n."""
+    return rng.standard_normal((n, len(LATENTS)))
+
+
+def latents(noise: np.ndarray, interventions: Iterable[str] = (), strength: float = 1.0) -> np.ndarray:
+    """What `sample_latents` makes of exogenous noise [n, 8]: column j is the own noise of latent j, of whatever mechanism it has."""
     weights, means, variances = _mechanisms(interventions, strength)
-    noise = means + np.sqrt(variances) * rng.standard_normal((n, len(LATENTS)))
-    latents = np.linalg.solve((np.eye(len(LATENTS)) - weights).T, noise.T).T
+    own = means + np.sqrt(variances) * noise
+    raw = np.linalg.solve((np.eye(len(LATENTS)) - weights).T, own.T).T
     mean, deviation = _observational_moments()
-    return (latents - mean) / deviation
+    return (raw - mean) / deviation
 
 
 def mean_covariance(interventions: Iterable[str] = (), strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
