@@ -58,7 +58,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.model.depth = 2  # D, number of width points from w_in to w_out
     config.model.noise_mixing = "block"  # or reference (quirk Q1)
     config.model.posterior = AUTO  # the method's own, or untold, told: whether the encoder knows the targets
-    config.model.composition = AUTO  # or reference, cut (quirk Q2); the strict protocol scores the same weights under both
+    config.model.composition = AUTO  # or reference, cut (quirk Q2; the strict protocol scores the same weights under both), structural
     config.model.module_normalisation = config.model.backbone_normalisation = AUTO  # or generated, batch, group (quirk Q4)
 
     config.objective = ml_collections.ConfigDict()

@@ -43,7 +43,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's conf
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES),
-    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; export writes its weights as a plain file; serve shows the page of what report takes, with live samples; doctor needs neither.",
+    "train also evaluates and reports, and is a sweep where the flags ask for many runs; report takes one run or a folder of them; export writes its weights as a plain file; serve shows the page of what report takes, with live samples; identifiability simulates concepts of its own and takes no config; doctor needs neither.",
 )
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")

@@ -24,7 +24,7 @@ def weights(key):
     return tuple(jax.random.normal(jax.random.fold_in(key, i), shape) for i in range(2))
 
 
-@pytest.mark.parametrize("composition", cm.COMPOSITION)
+@pytest.mark.parametrize("composition", cm.QUIRK_RULES)
 @pytest.mark.parametrize("name", TARGETS)
 def test_causal_structure_by_gradients(key, name, composition):
     """Block (i, j) of the Jacobian is what the structural equations say, and exactly zero where they cut."""
@@ -44,6 +44,23 @@ def test_causal_structure_by_gradients(key, name, composition):
         if not expected.any():
             assert (block == 0).all(), f"concept {i} hears noise {j}"
         np.testing.assert_allclose(block, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_structural_equations_hold_and_an_intervention_stops_what_came_through_its_concept(key, name):
+    """Without cycles: every concept is its noise and what it hears of the others' values, an intervened one its noise alone."""
+    t, (edges, ivn) = np.array(TARGETS[name]), weights(key)
+    edges = edges * jnp.tri(K, k=-1)[:, None, :, None]
+    eps = jax.random.normal(key, (5, K, W_OUT))
+    layer = lambda eps, ivn=ivn: cm.causal_layer(eps, edges, ivn, jnp.broadcast_to(jnp.asarray(t), (len(eps), K)), "structural")
+    c = layer(eps)
+    heard = jnp.einsum("ivjw,bjw->biv", edges, c) * (1 - t)[None, :, None]
+    np.testing.assert_allclose(c, eps + heard, atol=1e-5)
+    np.testing.assert_array_equal(c, layer(eps, 2 * ivn))  # unused
+    jacobian = jax.jacobian(lambda one: layer(one[None])[0])(eps[0])
+    passes = lambda i, j: i == j or any(not t[i] and i > m and passes(m, j) for m in range(K))
+    for i, j in itertools.product(range(K), repeat=2):
+        assert bool(jacobian[i, :, j].any()) == passes(i, j), f"concept {i}, noise {j}"
 
 
 @pytest.mark.parametrize("composition", cm.COMPOSITION)

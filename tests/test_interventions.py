@@ -204,6 +204,16 @@ def test_without_a_module_there_is_one_setting():
     assert predictor.with_quirks(composition="cut") is None and list(quirk_settings(predictor)) == [NO_MODULE]
 
 
+def test_structural_weights_have_no_other_composition_rule():
+    config, predictor = untrained(model__composition="structural", data__held_out_per_context=16)
+    told = []
+    assert {setting.partition(",")[0] for setting in quirk_settings(predictor)} == {"composition=structural"}
+    scores = protocols.strict(config, tiny.dataset(), predictor, predictor, ("obs",), lambda _, name: told.append(name))
+    assert not any(what.startswith("composition_") for what in scores) and len(told) == 3 * len(tiny.dataset().held_out)
+    blocks = predictor.causal_blocks(np.array([0, 0, 0]))
+    assert not np.allclose(blocks, predictor.with_quirks(composition="cut").causal_blocks(np.array([0, 0, 0])))
+
+
 @pytest.mark.slow
 def test_held_out_contexts_score_as_in_the_strict_protocol(trained, capsys):
     folder, config = trained

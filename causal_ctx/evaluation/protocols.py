@@ -12,7 +12,7 @@ from causal_ctx.evaluation.graph import scores as graph_scores
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
 from causal_ctx.methods import METHODS, choice
-from causal_ctx.models.context_module import COMPOSITION
+from causal_ctx.models.context_module import QUIRK_RULES
 from causal_ctx.progress import Advance, untold
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
@@ -45,7 +45,7 @@ def strict(
     """The strict protocol: own noise for every image, all held-out images, seeded projections, best weights, true ELBO.
 
     `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights;
-    `composition_cut` or `composition_reference` scores the same weights under the composition rule that the config did not choose. `contexts` are those
+    `composition_cut` or `composition_reference` scores the same weights under the other reading of quirk Q2, if the config chose one. `contexts` are those
     that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with.
     After each distance `advance` is called with 1 and its name.
     """
@@ -80,9 +80,10 @@ def strict(
 
 
 def _under_other_rule(config: ml_collections.ConfigDict, best: Predictor) -> tuple[str, Predictor | None]:
-    """The composition rule that the config did not choose, and the same weights under it: None without a context module."""
-    (rule,) = set(COMPOSITION) - {choice(config, "model.composition")}
-    return rule, best.with_quirks(composition=rule)
+    """The other reading of quirk Q2, and the same weights under it: None without a context module, or where the rule that the config chose has no other."""
+    chosen = choice(config, "model.composition")
+    other = next(rule for rule in QUIRK_RULES if rule != chosen)
+    return other, best.with_quirks(composition=other) if chosen in QUIRK_RULES else None
 
 
 def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float], advance: Advance = untold) -> dict:

@@ -13,7 +13,8 @@ from causal_ctx.models.convolution import Dense, torch_uniform
 from causal_ctx.models.normalisation import Norm
 
 NOISE_MIXING = ("reference", "block")
-COMPOSITION = ("reference", "cut")
+QUIRK_RULES = ("reference", "cut")  # of quirk Q2: two readings of the same weights
+COMPOSITION = (*QUIRK_RULES, "structural")
 
 
 def block_linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -56,8 +57,17 @@ def causal_layer(eps: jax.Array, obs: jax.Array, ivn: jax.Array, targets: jax.Ar
     eps [B, K, w]; obs, ivn [K, w, K, w]; targets [B, K] -> [B, K, w]. An intervened noise speaks through ivn, an un-intervened one through obs, and an
     intervened concept hears no un-intervened noise. Whether it hears another intervened noise is the composition rule: "reference" keeps that block (quirk Q2),
     "cut" makes every intervention perfect.
+
+    "structural", which is not in the paper, takes obs for the weights of structural equations c_i = eps_i + (1 - t_i) sum_{j != i} A_ij c_j and leaves ivn
+    unused: effects pass through concepts, an intervention on one stops those that came through it, and what it does is what its concept did before. In K - 1
+    rounds from c = eps, which are all that there are where A has no cycles.
     """
     t = targets[:, :, None].astype(eps.dtype)
+    if composition == "structural":
+        concepts, edges = eps, without_diagonal(obs)
+        for _ in range(len(obs) - 1):
+            concepts = eps + (1 - t) * dense_blocks(concepts, edges)
+        return concepts
     from_intervened = dense_blocks(t * eps, without_diagonal(ivn))
     from_others = dense_blocks((1 - t) * eps, without_diagonal(obs))
     if composition == "cut":
@@ -66,11 +76,14 @@ def causal_layer(eps: jax.Array, obs: jax.Array, ivn: jax.Array, targets: jax.Ar
 
 
 def effective_causal_blocks(obs: jax.Array, ivn: jax.Array, targets: jax.Array, composition: str = "reference") -> jax.Array:
-    """The matrix M of `causal_layer` under targets [..., K]: [..., K, w_out, K, w_out], identity on the diagonal (spec section 1.3)."""
+    """The matrix M of `causal_layer` under targets [..., K]: [..., K, w_out, K, w_out] (spec section 1.3); identity on the diagonal but for cycles of "structural"."""
     k, w = obs.shape[:2]
     identity = jnp.eye(k * w, dtype=obs.dtype).reshape(k, w, k, w)
 
     def blocks(t):
+        if composition == "structural":
+            of_each_noise = lambda eps: causal_layer(eps, obs, ivn, jnp.broadcast_to(t, (k * w, k)), composition)
+            return jnp.moveaxis(of_each_noise(identity.reshape(k * w, k, w)), 0, -1).reshape(k, w, k, w)
         hears, speaks = t[:, None, None, None], t[None, None, :, None]
         off_diagonal = speaks * without_diagonal(ivn) + (1 - speaks) * (1 - hears) * without_diagonal(obs)
         return identity + (off_diagonal if composition == "reference" else (1 - hears) * off_diagonal)
@@ -120,7 +133,7 @@ class ContextModule(nn.Module):
             x = Norm(self.normalisation, self.momentum, groups=k, name=f"norm_{layer}")(x.reshape(-1, k * v), train).reshape(-1, k, v)
             x = nn.gelu(x, approximate=False)
 
-        init = torch_uniform(max((k - 1) * w_out, 1))
+        init = torch_uniform(max((k - 1) * w_out, 1), 0.5 if self.composition == "structural" else 1.0)  # effects along paths add up
         obs, ivn = (self.param(f"causal_{name}", init, (k, w_out, k, w_out)) for name in ("obs", "ivn"))
         concepts = causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))
         return Dense(self.out_features, name="unpool")(concepts.reshape(-1, k * w_out))
