@@ -138,6 +138,7 @@ def effects_of(dataset, wrong=lambda name: name):
 def test_effects_of_a_perfect_model_are_the_true_ones(dataset):
     found = effects_of(dataset)
     np.testing.assert_allclose(found["learned"], found["true"])
+    assert {name: found[name] for name in found["true_images"]} == found["true_images"]
     assert found["moved_in_vain"] == 0 and set(found["probe_r2"].values()) == {1.0}
     if dataset.name == "quad_dependent":
         causes = graph.learned_once(np.stack(list(dataset.total_effects.values())) != 0)["interventions"]
@@ -151,6 +152,7 @@ def test_effects_of_permuted_concepts_are_not_taken_for_the_true_ones(dataset):
         pytest.skip("no concept has an effect on another")
     turned = dict(zip(dataset.concepts, [*dataset.concepts[1:], dataset.concepts[0]]))
     found = effects_of(dataset, lambda name: turned.get(name, name))
+    assert found["true_images"] == effects_of(dataset)["true_images"]  # whatever the model makes
     assert found["scores"]["auroc"] < 0.8 and found["moved_in_vain"] > 0.3 and found["rank_correlation"] < 0.6
     idle = effects_of(dataset, lambda name: "obs")
     assert idle["scores"]["auroc"] == 0.5 and idle["rank_correlation"] is None and idle["moved_in_vain"] == 0
