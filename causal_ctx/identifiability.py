@@ -46,7 +46,7 @@ CONDITIONS = {
     "obs alone": Condition(without=(0, 1, 2)),
     "dependent rows": Condition(violated="dependent rows"),
     "map not injective": Condition(violated="map not injective"),
-    "module's layer, all contexts": Condition(form="reduced"),
+    "module's causal layer": Condition(form="reduced"),
 }
 TRAINED = np.concatenate([np.zeros((1, K)), np.eye(K)])  # the target sets of obs and of every do(k)
 COMPOSED = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], float)

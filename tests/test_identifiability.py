@@ -90,7 +90,7 @@ def test_true_parameters_give_back_truth_and_noise(float64):
 
 
 @pytest.mark.parametrize(
-    ("name", "promised"), [("all contexts", {0, 1, 2}), ("without do(3)", {0, 1}), ("module's layer, all contexts", set())], ids=lambda value: str(value).split(",")[0]
+    ("name", "promised"), [("all contexts", {0, 1, 2}), ("without do(3)", {0, 1}), ("module's causal layer", set())], ids=lambda value: str(value).split(",")[0]
 )
 def test_concepts_are_recovered_where_the_theorem_says_so(name, promised):
     found = identifiability.score(identifiability.CONDITIONS[name], 0, identifiability.Size(restarts=1, samples=500, held_out=500, iterations=3_000))

@@ -12,11 +12,12 @@ from causal_ctx.reports.canvas import INK
 from causal_ctx.reports.figures import Picture
 from causal_ctx.reports.tables import Row, Table, estimate
 
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2)
 DISTANCES = {"seen": "law, contexts seen", "composed": "law, compositions"}
 NOTE = (
     "Mean ± standard error over truths. Concept: R2 between the true and the learned concept up to an affine map of it, 1 where it is recovered. MCC: mean of their "
-    "canonical correlations. Law: sliced Wasserstein distance between the true and the learned law of all concepts in true standard deviations, lower is better, in "
-    "the contexts seen and under all sets of two or more interventions. Excess: by how many nats held-out observations are less likely than under the truth."
+    "canonical correlations. Law: sliced Wasserstein distance between the true and the learned law of all concepts in true standard deviations, after the best affine "
+    "map of each concept, lower is better, in the contexts seen and under all sets of two or more interventions. Excess: by how many nats held-out observations are less likely than under the truth."
 )
 
 
@@ -65,8 +66,11 @@ def picture(study: dict, conditions: Mapping) -> Picture:
     for axis, title, labels in ((recovered, "recovery of concepts, R2", names), (laws, "distance of the laws, standard deviations", [""] * len(names))):
         charts.finish(axis, title)
         axis.set_yticks(range(len(names)), labels)
+        axis.set_ylim(-0.6, len(names) - 0.4)
     recovered.set_xlim(-0.03, 1.03)
     laws.set_xscale("log")
+    laws.set_xticks(TICKS, [f"{value:g}" for value in TICKS])
+    laws.set_xticks([], minor=True)
     charts.legend(figure, keys)
     described = "Recovery of every concept and distance of the learned law from the true one under each condition of the identifiability study."
     return Picture("identifiability", "Which concepts are recovered", charts.image(figure), NOTE, described)
