@@ -2,13 +2,14 @@
 
 A linear Gaussian causal model of three concepts is seen through a nonlinear map (`data.linear_concepts`), and a model of the same family is fitted by maximum
 likelihood (`models.linear_concepts`) to all contexts, or some; with conditions of the theorem met, or violated; and with the context module's own causal layer
-in place of the theorem's. Concepts that it must recover are recovered, those that it may miss are mostly missed. Runs on the CPU, in float64.
+in place of the theorem's. Runs on the CPU, in float64.
 """
 
+import contextlib
 import json
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,13 @@ import jax
 import ml_collections
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
+from causal_ctx import workdir as workdirs
 from causal_ctx.config import ConfigError
 from causal_ctx.data import linear_concepts as truth
 from causal_ctx.data.linear_concepts import K, WIDTH
+from causal_ctx.doctor import usable_cores
 from causal_ctx.evaluation import recovery
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein
 from causal_ctx.files import DamagedError, write_atomically
@@ -41,6 +44,7 @@ class Condition(NamedTuple):
 
 CONDITIONS = {
     "all contexts": Condition(),
+    "without do(1)": Condition(without=(0,)),
     "without do(3)": Condition(without=(2,)),
     "without do(2), do(3)": Condition(without=(1, 2)),
     "obs alone": Condition(without=(0, 1, 2)),
@@ -50,6 +54,9 @@ CONDITIONS = {
 }
 TRAINED = np.concatenate([np.zeros((1, K)), np.eye(K)])  # the target sets of obs and of every do(k)
 COMPOSED = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 1]], float)
+
+
+MEASURED = ("recovery", "correlation", "distance", "floor", "excess_nats", "losses_nats")
 
 
 class Size(NamedTuple):
@@ -63,18 +70,22 @@ class Size(NamedTuple):
 
 
 def run(config: ml_collections.ConfigDict | None, workdir: Path, size: Size = Size()) -> dict:
-    """Fits what is missing in `workdir`, prints the table, writes identifiability.json and the figure, and returns what the file holds.
+    """Fits what is missing in `workdir`, prints the tables, writes identifiability.json and the figure, and returns what the file holds.
 
-    Every finished case is kept, so the same command goes on where it was stopped. Raises ConfigError where a config is given, WorkdirError where the folder
-    holds a study of another size, DamagedError where its file cannot be read.
+    Every finished case, all starts of one truth under one condition, is kept, so the same command goes on where it was stopped. Raises ConfigError where a
+    config or a pod is given, WorkdirError where the folder cannot be written, is in use or holds a study of another size, DamagedError where its file cannot
+    be read.
     """
     if config is not None:
         raise ConfigError("--mode=identifiability simulates its own concepts; leave --config out.")
-    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() > 1:
+        raise ConfigError(f"--mode=identifiability needs one process and was started in {jax.process_count()}; start it without a pod.")
+    workdirs.make(workdir, {})
     file = workdir / "identifiability.json"
     study = read(file, size)
-    cases = [(name, seed) for seed in range(size.seeds) for name in CONDITIONS if not any((c["condition"], c["seed"]) == (name, seed) for c in study["cases"])]
-    with Progress("fit", len(CONDITIONS) * size.seeds * size.restarts, len(study["cases"]) * size.restarts) as progress:
+    done = {(case["condition"], case["seed"]) for case in study["cases"]}
+    cases = [(name, seed) for seed in range(size.seeds) for name in CONDITIONS if (name, seed) not in done]
+    with Progress("fit", len(CONDITIONS) * size.seeds * size.restarts, len(done) * size.restarts) as progress:
         for name, seed in cases:
             study["cases"].append({"condition": name, "seed": seed, **score(CONDITIONS[name], seed, size, lambda name=name: progress.advance(1, name))})
             write_atomically(file, json.dumps(study, indent=2))
@@ -89,11 +100,11 @@ def read(file: Path, size: Size) -> dict:
         return {"size": size._asdict(), "cases": []}
     try:
         study = json.loads(file.read_text())
-        held = Size(**study["size"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        held, known = Size(**study["size"]), all({"condition", "seed", *MEASURED} <= case.keys() and case["condition"] in CONDITIONS for case in study["cases"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{file} cannot be read ({type(error).__name__}); remove it, and the study begins anew.") from error
-    if held != size:
-        raise WorkdirError(f"{file} is of a study of another size ({held}); choose another --workdir.")
+    if held != size or not known:
+        raise WorkdirError(f"{file} is of another study ({held}); choose another --workdir.")
     return study
 
 
@@ -101,61 +112,81 @@ def score(condition: Condition, seed: int, size: Size, advance: Callable[[], Non
     """Fits one truth from `size.restarts` starts and scores the likeliest fit on samples of its own.
 
     {"recovery", "correlation": [K], see `recovery.scores`, over the contexts that were seen; "distance", "floor": {"seen", "composed"}, sliced Wasserstein
-    distances between true and learned law of the concepts in true standard deviations, mean over the contexts that were seen and over all sets of two or more
-    interventions, and those of two samples of the truth; "excess_nats": by how much held-out observations of the contexts seen are less likely than under the
-    truth, None where it is outside the model; "losses_nats": of every start}.
+    distances between true and learned law of the concepts in their true standard deviations over the contexts of single interventions, mean over the contexts
+    that were seen and over all sets of two or more interventions, and those of two samples of the truth; "excess_nats": by how much held-out observations of
+    the contexts seen are less likely than under the truth, None where it is outside the model; "losses_nats": of every start, None where it diverged}.
     """
     world = truth.draw(seed, condition.violated)
     drawn = lambda stream, n, sets=TRAINED: map(np.stack, zip(*(truth.sample(world, t, n, np.random.default_rng([seed, stream, i])) for i, t in enumerate(sets))))
     seen = np.array([1.0] + [float(k not in condition.without) for k in range(K)])
-    _, x = drawn(0, size.samples)
-    c, held_out = drawn(1, size.held_out)
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    _, x = drawn(1, size.samples)
+    c, held_out = drawn(2, size.held_out)
+    (composed, _), (again, _), (composed_again, _) = drawn(3, size.held_out, COMPOSED), drawn(4, size.held_out), drawn(5, size.held_out, COMPOSED)
+    with in_float64_on_cpu():
         params, losses = fit(condition.form, x, seen, [1_000 * seed + start for start in range(size.restarts)], size.iterations, advance)
-        learned = np.stack([np.asarray(model.concepts(params, images)[0]) for images in held_out])
+        learned = np.stack([np.asarray(model.concepts(params, observed)[0]) for observed in held_out])
         loss = lambda params: float(model.loss_nats(params, held_out, TRAINED, seen))
         excess = None if condition.violated else loss(params) - loss(model.of_world(world))
-        known, rng = seen == 1, np.random.default_rng([seed, 2])
+        known, rng = seen == 1, np.random.default_rng([seed, 6])
         flat = lambda a: a[known].reshape(-1, K, WIDTH)
         own = lambda sets: np.stack([model.draw(params, t, rng.standard_normal((size.held_out, K, WIDTH))) for t in sets])
         align = lambda drawn: recovery.aligned(flat(c), flat(learned), drawn.reshape(-1, K, WIDTH)).reshape(drawn.shape)
-        (composed, _), (again, _), (composed_again, _) = drawn(3, size.held_out, COMPOSED), drawn(4, size.held_out), drawn(5, size.held_out, COMPOSED)
-        distance = {"seen": distance_of_laws(c[known], align(own(TRAINED[known]))), "composed": distance_of_laws(composed, align(own(COMPOSED)))}
-    floor = {"seen": distance_of_laws(c[known], again[known]), "composed": distance_of_laws(composed, composed_again)}
+        apart = lambda a, b: distance_of_laws(a, b, c.reshape(-1, K * WIDTH).std(axis=0))
+        distance = {"seen": apart(c[known], align(own(TRAINED[known]))), "composed": apart(composed, align(own(COMPOSED)))}
+        floor = {"seen": apart(c[known], again[known]), "composed": apart(composed, composed_again)}
+    losses = [value if np.isfinite(value) else None for value in losses]
     return recovery.scores(flat(c), flat(learned)) | {"distance": distance, "floor": floor, "excess_nats": excess, "losses_nats": losses}
 
 
+@contextlib.contextmanager
+def in_float64_on_cpu() -> Iterator[None]:
+    """In this thread JAX computes in float64, on the CPU."""
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
+
 def fit(form: str, x: np.ndarray, seen: np.ndarray, starts: list[int], iterations: int, advance: Callable[[], None]) -> tuple[dict, list[float]]:
-    """Maximum likelihood by L-BFGS from every start, in threads: (the parameters of the smallest loss, the loss in nats of every start)."""
-    like = model.init(0, form)
-    with jax.enable_x64(True):
-        loss, (_, unflatten) = _loss(form), ravel_pytree(like)
+    """Maximum likelihood by L-BFGS from every start, in threads: (the parameters of the smallest loss, the loss in nats of every start).
 
-    def from_start(start: int):
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+    Where this thread is interrupted the others end at their next step.
+    """
+    stopped = threading.Event()
+
+    def from_start(start: int) -> OptimizeResult:
+        def call(flat: np.ndarray) -> tuple[np.ndarray, ...]:
+            if stopped.is_set():
+                raise InterruptedError
+            return tuple(np.asarray(a, np.float64) for a in _loss(form)(flat, x, TRAINED, seen))
+
+        with in_float64_on_cpu():
             first = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(model.init(start, form))])
-            call = lambda flat: tuple(np.asarray(a, np.float64) for a in loss(flat, x, TRAINED, seen))
-            found = minimize(call, first, jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 1e-12, "gtol": 1e-7})
-        advance()
-        return found
+            options = {"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": 30, "ftol": 1e-12, "gtol": 1e-7}
+            return minimize(call, first, jac=True, method="L-BFGS-B", options=options)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
-        found = list(pool.map(from_start, starts))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        try:
+            waiting = [pool.submit(from_start, start) for start in starts]
+            for _ in as_completed(waiting):
+                advance()
+        except BaseException:
+            stopped.set()
+            raise
+    found = [future.result() for future in waiting]
     losses = [float(end.fun) if np.isfinite(end.fun) else float("inf") for end in found]
-    return unflatten(found[int(np.argmin(losses))].x), losses
+    with in_float64_on_cpu():
+        return ravel_pytree(model.init(0, form))[1](found[int(np.argmin(losses))].x), losses
 
 
 @cache
 def _loss(form: str) -> Callable:
-    """The compiled loss and gradient of flat parameters."""
+    """The compiled loss and gradient of flat parameters, for a thread that is `in_float64_on_cpu`."""
     _, unflatten = ravel_pytree(model.init(0, form))
     return jax.jit(jax.value_and_grad(lambda flat, *data: model.loss_nats(unflatten(flat), *data)))
 
 
-def distance_of_laws(true: np.ndarray, other: np.ndarray) -> float:
-    """Sliced Wasserstein distance between concepts [T, n, K, w] of equal contexts, mean over the contexts, in standard deviations of all `true` ones."""
-    deviation = true.reshape(-1, K * WIDTH).std(axis=0)
-    flat = lambda c: np.float32(c.reshape(len(c), -1) / deviation)
+def distance_of_laws(true: np.ndarray, other: np.ndarray, unit: np.ndarray) -> float:
+    """Sliced Wasserstein distance between concepts [T, n, K, w] of equal contexts, mean over the contexts, in units [K w]."""
+    flat = lambda c: np.float32(c.reshape(len(c), -1) / unit)
     return float(np.mean([sliced_wasserstein(flat(a), flat(b), _projections()) for a, b in zip(true, other)]))
 
 

@@ -63,6 +63,15 @@ def test_structural_equations_hold_and_an_intervention_stops_what_came_through_i
         assert bool(jacobian[i, :, j].any()) == passes(i, j), f"concept {i}, noise {j}"
 
 
+def test_with_cycles_an_intervened_concept_is_still_its_noise_and_effects_end_after_all_but_one_step(key):
+    (edges, ivn), eps = weights(key), jax.random.normal(key, (1, K, W_OUT))
+    c = cm.causal_layer(eps, edges, ivn, jnp.array([TARGETS["single"]]), "structural")
+    np.testing.assert_array_equal(c[:, 1], eps[:, 1])
+    hears = cm.without_diagonal(edges).at[1].set(0).reshape(K * W_OUT, K * W_OUT)
+    steps = sum(np.linalg.matrix_power(np.asarray(hears, np.float64), length) for length in range(K))
+    np.testing.assert_allclose(c.reshape(-1), steps @ np.asarray(eps, np.float64).reshape(-1), rtol=1e-4)
+
+
 @pytest.mark.parametrize("composition", cm.COMPOSITION)
 def test_effective_blocks_are_the_matrix_of_the_layer(key, composition):
     obs, ivn = weights(key)

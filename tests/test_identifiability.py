@@ -1,10 +1,12 @@
 """The study of the paper's theorem: its truth, its likelihood, what it recovers, and how it is stopped and refused."""
 
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
+from scipy.optimize import rosen, rosen_der
 from scipy.stats import multivariate_normal
 
 from causal_ctx import identifiability
@@ -41,7 +43,7 @@ def test_an_intervention_cuts_causes_and_sets_the_noise():
     world = truth.draw(0)
     c, _ = drawn(world, [0, 1, 0])
     correlation = np.corrcoef(c.reshape(len(c), -1).T).reshape(K, WIDTH, K, WIDTH)
-    assert np.abs(correlation[1, :, 0]).max() < 0.03 < 0.2 < np.abs(correlation[2, :, 1]).max()
+    assert np.abs(correlation[1, :, 0]).max() < 0.03 < 0.1 < np.abs(correlation[2, :, 1]).max()
     np.testing.assert_allclose(c[:, 1].mean(axis=0), world.mean[1], atol=0.02)
     np.testing.assert_allclose(c[:, 1].std(axis=0), world.scale[1], atol=0.02)
     observed, _ = drawn(world, [0, 0, 0])
@@ -96,8 +98,9 @@ def test_concepts_are_recovered_where_the_theorem_says_so(name, promised):
     found = identifiability.score(identifiability.CONDITIONS[name], 0, identifiability.Size(restarts=1, samples=500, held_out=500, iterations=3_000))
     high = {k for k, value in enumerate(found["recovery"]) if value > 0.97}
     assert high >= promised and (len(promised) == K or len(high) < K)
+    assert abs(found["excess_nats"]) < 0.1  # as likely as the truth, whether its concepts are the true ones or not
     if len(promised) == K:
-        assert found["distance"]["composed"] < 3 * found["floor"]["composed"] and abs(found["excess_nats"]) < 0.1
+        assert found["distance"]["composed"] < 3 * found["floor"]["composed"]
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
@@ -121,15 +124,45 @@ def test_a_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     assert identifiability.run(None, tmp_path / "stopped", SMALL) == whole == json.loads((tmp_path / "stopped/identifiability.json").read_text())
 
 
-def test_what_cannot_be_done_is_refused(tmp_path):
+def test_an_interrupted_fit_ends_at_once(monkeypatch):
+    """The first start is done at once, and then comes the interruption; the others would take hundreds of steps."""
+    calls = []
+
+    def loss(flat, *_):
+        calls.append(1)
+        time.sleep(0.02)
+        return (0.0, np.zeros_like(flat)) if len(calls) == 1 else (rosen(flat), rosen_der(flat))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(identifiability, "_loss", lambda form: loss)
+    monkeypatch.setattr(identifiability, "usable_cores", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        identifiability.fit("structural", None, None, [0, 1, 2], 10_000, stop)
+    assert len(calls) < 50
+
+
+def test_what_cannot_be_done_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "identifiability.json"
     with pytest.raises(ConfigError, match="leave --config out"):
         identifiability.run(default(), tmp_path, SMALL)
     file.write_text('{"size": {"seeds": 1')
     with pytest.raises(DamagedError, match="cannot be read"):
         identifiability.run(None, tmp_path, SMALL)
+    for damaged in ({"size": SMALL._asdict()}, {"size": SMALL._asdict(), "cases": [1]}, [], {"cases": []}):
+        file.write_text(json.dumps(damaged))
+        with pytest.raises(DamagedError, match="cannot be read"):
+            identifiability.run(None, tmp_path, SMALL)
+    file.write_bytes(b"\xff")
+    with pytest.raises(DamagedError, match="cannot be read"):
+        identifiability.run(None, tmp_path, SMALL)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConfigError, match="needs one process and was started in 2"):
+        identifiability.run(None, tmp_path, SMALL)
+    monkeypatch.undo()
     file.write_text(json.dumps({"size": SMALL._replace(seeds=2)._asdict(), "cases": []}))
-    with pytest.raises(WorkdirError, match="another size"):
+    with pytest.raises(WorkdirError, match="another study"):
         identifiability.run(None, tmp_path, SMALL)
 
 
@@ -138,4 +171,6 @@ def test_the_table_has_a_row_per_condition():
     study = {"cases": [case | {"condition": name, "seed": 0} for name in identifiability.CONDITIONS]}
     lines = reports.text(study, identifiability.CONDITIONS).splitlines()
     row = next(line for line in lines if line.strip().startswith("obs alone"))
-    assert row.split()[-7:] == ["0.500", "0.750", "1.000", "0.600", "0.125", "2.000", "–"]
+    assert row.split()[-4:] == ["0.500", "0.750", "1.000", "0.600"]
+    row = [line for line in lines if line.strip().startswith("obs alone")][1]
+    assert row.split()[-3:] == ["0.125", "2.000", "–"] and max(map(len, lines)) <= 120

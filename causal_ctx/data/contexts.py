@@ -26,8 +26,8 @@ class ContextData:
     held_out: images of these contexts and of the compositions, for the measures only.
     train_latents, held_out_latents, validation_latents: rows aligned with `train`, `held_out`, `validation`, or None where the data has none.
     simulate: (any context, known or not, n) -> n images as held-out ones are drawn, for a held-out context exactly those; None where nothing can draw them.
-    counterfactuals: (any context, n) -> n images whose row i has the same exogenous noise in every context; with a third argument True the own noise of the
-        concepts intervened on is another; None as above.
+    counterfactuals: (any context, n) -> n images whose row i has the same exogenous noise in every context; None as above. With a third argument
+        True the own noise of the concepts intervened on is another, where there are `counterfactual_latents`, which take it too.
     counterfactual_latents: the latents [n, K] of the concepts behind `counterfactuals`; None where these are not known.
     concept_columns: the columns of a latent array that are the concepts, in their order; None without latents.
     total_effects: of the training contexts, how the noise of one concept (column) truly moves another (row), [K, K] each; None where that is not known.

@@ -104,11 +104,12 @@ def _counterfactuals(generator: Generator, seed: int, resolution: int, context: 
 
 def _latents_of_one_noise(generator: Generator, seed: int, context: str, n: int, redrawn: bool = False) -> np.ndarray:
     targets = contexts.targets(context, generator.concepts)
-    one_for_all, another = (generator.noise(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS) + i,))), n) for i in range(2))
+    stream = lambda number: np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(SPLITS) + number,)))
+    noise = generator.noise(stream(0), n)
     if redrawn:
         own = np.array(generator.concept_columns)[targets == 1]
-        one_for_all[:, own] = another[:, own]
-    return generator.latents(one_for_all, contexts.interventions(context))
+        noise[:, own] = generator.noise(stream(1), n)[:, own]
+    return generator.latents(noise, contexts.interventions(context))
 
 
 def _cached_arrays(config, generator: Generator) -> dict[str, np.ndarray]:

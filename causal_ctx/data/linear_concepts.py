@@ -3,7 +3,7 @@
 Letters: K concepts, w numbers in each, d latents, n samples; targets t in {0, 1}^K as everywhere.
 
 e = A e + noise with A strictly lower triangular by concepts; concept k is c_k = e[coordinates_k], and do(k) cuts the rows of A that belong to its coordinates and
-gives them a noise of its own. What is seen is x = A_2 s(A_1 e + a), s elementwise.
+gives them a noise of its own; where two that share a latent are intervened on, the later one has it. What is seen is x = A_2 s(A_1 e + a), s elementwise.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 
 K, WIDTH = 3, 2
 BEND = 0.5  # s has slopes between 1 - BEND and 1 + BEND
+STREAM = 2**16  # of truths among the random streams of a seed: those of samples and starts are others
 CONDITIONS = ("", "dependent rows", "map not injective")
 
 
@@ -37,7 +38,7 @@ def draw(seed: int, violated: str = "") -> World:
     """
     if violated not in CONDITIONS:
         raise ValueError(f"violated is {violated!r}; choose from {', '.join(map(repr, CONDITIONS))}.")
-    rng, d = np.random.default_rng(seed), K * WIDTH
+    rng, d = np.random.default_rng([seed, STREAM]), K * WIDTH
     below = np.kron(np.tri(K, k=-1), np.ones((WIDTH, WIDTH)))
     edges = below * rng.uniform(0.3, 0.9, (d, d)) * rng.choice((-1, 1), (d, d))
     scale, mean = np.exp(rng.uniform(-1.2, -0.6, (K, WIDTH))), 1.5 * rng.choice((-1, 1), (K, WIDTH))
@@ -56,10 +57,11 @@ def well_conditioned(rng: np.random.Generator, d: int) -> np.ndarray:
 
 def sample(world: World, targets: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(concepts [n, K, w], observations [n, d]) under targets [K]."""
-    noise, edges = rng.standard_normal((n, len(world.edges))), world.edges.copy()
+    drawn, edges = rng.standard_normal((n, len(world.edges))), world.edges.copy()
+    noise = drawn.copy()
     for k in np.flatnonzero(targets):
         own = world.coordinates[k]
-        noise[:, own] = world.mean[k] + world.scale[k] * noise[:, own]
+        noise[:, own] = world.mean[k] + world.scale[k] * drawn[:, own]
         edges[own] = 0
     e = np.linalg.solve(np.eye(len(edges)) - edges, noise.T).T
     return e[:, world.coordinates], observe(world, e)

@@ -58,12 +58,12 @@ def load(config) -> contexts.ContextData:
     return generated.load(config, GENERATOR)
 
 
-def draw_noise(rng: np.random.Generator, n: int) -> np.ndarray:
+def noise(rng: np.random.Generator, n: int) -> np.ndarray:
     """Exogenous noise float64 [n, 10], uniform in [-1, 1), column j of latent j. The first rows do not depend on n."""
     return 2 * rng.random((n, len(LATENTS))) - 1
 
 
-def draw_latents(noise: np.ndarray, interventions: tuple[str, ...] = ()) -> np.ndarray:
+def latents(noise: np.ndarray, interventions: tuple[str, ...] = ()) -> np.ndarray:
     """Raw latents float64 [n, 10] in [-1, 1) under interventions on a set of `CONCEPTS`, of exogenous noise [n, 10]."""
     raw = noise.copy()
     for concept, hue in HUES.items():
@@ -79,4 +79,4 @@ def total_effects(interventions: Iterable[str] = ()) -> np.ndarray:
 
 
 COLUMNS = tuple(LATENTS.index(HUES[concept]) for concept in CONCEPTS)
-GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, draw_noise, draw_latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)
+GENERATOR = generated.Generator(CONCEPTS, COMPOSITIONS, len(LATENTS), COLUMNS, noise, latents, threedident_renderer.render, GENERATOR_VERSION, rows=512)

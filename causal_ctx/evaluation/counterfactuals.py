@@ -80,7 +80,7 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
     probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
     "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned
     movement off the diagonal that goes to concepts which the intervention does not truly move. "true_images" are the simulated ones of the same noise, read
-    by the same probe, which mistakes some movements for others: no model can be asked for more.
+    by the same probe, which mistakes some movements for others: what a perfect model has.
     """
     names = dataset.training_contexts[1:]
     noise = fresh_noise(NOISE, num, predictor.latents)

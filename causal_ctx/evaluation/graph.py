@@ -5,7 +5,7 @@ order of the data set's concepts. Diagonals are left out everywhere: a concept h
 
 The causal layer imposes no order on the concepts: under "obs" all K (K - 1) blocks off the diagonal are free. Under do(k) the row of k is zero by
 construction, in the truth as well, and every column but that of k is the one of obs, so that scoring each context would count zeros that nobody learned,
-and learned blocks many times. `learned_once` takes every block once, and no such zero.
+and learned blocks many times (under the composition rule "structural" the other columns change as well: less of them came through k). `learned_once` takes every block once, and no such zero.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""How well every subset of interventions is composed: distances to simulated ground truth, under both readings of quirks Q1 and Q2.
+"""How well every subset of interventions is composed: distances to simulated ground truth, under both readings of quirks Q1 and Q2, where the module has them.
 
 Letters: K concepts, n images.
 """

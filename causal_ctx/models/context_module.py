@@ -60,7 +60,7 @@ def causal_layer(eps: jax.Array, obs: jax.Array, ivn: jax.Array, targets: jax.Ar
 
     "structural", which is not in the paper, takes obs for the weights of structural equations c_i = eps_i + (1 - t_i) sum_{j != i} A_ij c_j and leaves ivn
     unused: effects pass through concepts, an intervention on one stops those that came through it, and what it does is what its concept did before. In K - 1
-    rounds from c = eps, which are all that there are where A has no cycles.
+    rounds from c = eps, which solve the equations where A has no cycles; nothing keeps it from having any, and then effects end after K - 1 steps.
     """
     t = targets[:, :, None].astype(eps.dtype)
     if composition == "structural":
@@ -133,7 +133,8 @@ class ContextModule(nn.Module):
             x = Norm(self.normalisation, self.momentum, groups=k, name=f"norm_{layer}")(x.reshape(-1, k * v), train).reshape(-1, k, v)
             x = nn.gelu(x, approximate=False)
 
-        init = torch_uniform(max((k - 1) * w_out, 1), 0.5 if self.composition == "structural" else 1.0)  # effects along paths add up
-        obs, ivn = (self.param(f"causal_{name}", init, (k, w_out, k, w_out)) for name in ("obs", "ivn"))
+        init = torch_uniform(max((k - 1) * w_out, 1))
+        edges = torch_uniform(max((k - 1) * w_out, 1), 0.5 if self.composition == "structural" else 1.0)  # effects along paths add up
+        obs, ivn = (self.param(f"causal_{name}", edges, (k, w_out, k, w_out)) for name in ("obs", "ivn"))
         concepts = causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))
         return Dense(self.out_features, name="unpool")(concepts.reshape(-1, k * w_out))

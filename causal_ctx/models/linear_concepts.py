@@ -7,7 +7,8 @@ x = B_2 s(B_1 c + b) with s known and the matrices not, and for the concepts c o
     structural  c_i = sum_{j != i} A_ij c_j + eps_i, without the sum where t_i = 1: the theorem's model. Effects pass through concepts, and an intervention stops them
     reduced     c = M_t eps with the matrix of `context_module.causal_layer`, composition "cut": the context module's own layer, whose blocks are free
 
-The noise is eps_k = R_k z_k + m_k with z ~ N(0, I), and R, m of their own where t_k = 1, as in the module.
+The noise is eps_k = R_k z_k + m_k with z ~ N(0, I) and R, m of their own where t_k = 1. The module's noise is no longer Gaussian after its expressive layers, and
+its causal weights are held in [0, 1] unless `train.clamp_causal` is False: here is its layer alone.
 """
 
 import jax
@@ -17,12 +18,13 @@ import numpy as np
 from causal_ctx.data.linear_concepts import K, WIDTH, World, slope_of_unbent, unbent, well_conditioned
 from causal_ctx.models.context_module import block_linear, effective_causal_blocks, without_diagonal
 
+STREAM = 2**17
 FORMS = ("structural", "reduced")
 
 
 def init(seed: int, form: str) -> dict:
     """Parameters of a fit, a dict of float64 arrays: a random map, hardly any effects, and noise N(0, I)."""
-    rng, d = np.random.default_rng(seed), K * WIDTH
+    rng, d = np.random.default_rng([seed, STREAM]), K * WIDTH
     blocks = {"structural": ("edges",), "reduced": ("causal_obs", "causal_ivn")}[form]
     causal = {name: 0.1 * rng.standard_normal((K, WIDTH, K, WIDTH)) for name in blocks}
     noise = {f"precision_{kind}": np.tile(np.eye(WIDTH), (K, 1, 1)) for kind in ("obs", "ivn")} | {f"mean_{kind}": np.zeros((K, WIDTH)) for kind in ("obs", "ivn")}

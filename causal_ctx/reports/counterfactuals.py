@@ -25,7 +25,7 @@ NOTE = (
 EFFECTS_NOTE = (
     "How far each concept (row) moves when another (column) is intervened on and the noise is kept, in observational standard deviations: as the probe reads it "
     "off generated images, and as simulated. Compared off the diagonal. True images: what the same probe reads "
-    "off the simulated ones, and so the most that a model can reach. Moved in vain: the part of all movement that goes to concepts which the intervention does "
+    "off the simulated ones, what a perfect model has. Moved in vain: the part of all movement that goes to concepts which the intervention does "
     f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges."
 )
 SHOWN_CONTEXTS, SHOWN_IMAGES = 15, 4

@@ -20,9 +20,13 @@ MOST_CONCEPTS = 12
 SECTION_GAP = 40
 TRUE = (
     " Orange, on a scale of its own: by how many of its standard deviations a concept truly moves, either way, when the noise of another rises by one of its "
-    "own, through all paths. Compare where a map is dark, not the numbers: a learned concept has no unit. Of what an intervention cuts, a module can silence "
-    "the row of its concept alone; paths that led through it stay as they were under obs."
+    "own, through all paths. Compare where a map is dark, not the numbers: a learned concept has no unit."
 )
+ROWS_ALONE = " Of what an intervention cuts, a module can silence the row of its concept alone; paths that led through it stay as they were under obs."
+LAYERS = {
+    "reduced": "The diagonal is the identity by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights.",
+    "structural": "Through all paths of the learned structural equations. An intervention silences everything its concept hears, and so what came through it.",
+}
 
 
 class Picture(NamedTuple):
@@ -107,14 +111,13 @@ def causal_blocks(run) -> Picture | None:
         return None
     titles = dict(zip(["obs", *run.concepts], ["obs", *(f"do({c})" for c in run.concepts)]))
     norms = dict(zip(titles.values(), map(block_norms, blocks)))
-    known = run.data.total_effects
+    known, layer = run.data.total_effects, "structural" if run.predictor.model.context_module.composition == "structural" else "reduced"
     true = {title: np.abs(known[context]) for context, title in titles.items() if title in norms} if known else None
     shown = ", above the true ones" if true else ""
     return Picture(
         "causal_blocks", "Causal blocks", heat_maps(norms, run.concepts, true),
-        "How strongly a concept (row) hears the noise of another (column): Frobenius norm of the block between them. The diagonal is the identity "
-        "by construction. An intervention silences everything its concept hears and lets its own noise speak through separate weights."
-        + (TRUE if true else ""),
+        f"How strongly a concept (row) hears the noise of another (column): Frobenius norm of the block between them. {LAYERS[layer]}"
+        + (TRUE + (ROWS_ALONE if layer == "reduced" else "") if true else ""),
         f"Heat maps of block norms between the concepts {', '.join(run.concepts)}, observational and for each intervention{shown}.",
     )
 
