@@ -149,13 +149,10 @@ def test_means_by_size():
 class Simulator:
     """Stands in for a predictor: images of the asked set from another random stream."""
 
-    latents = 2
+    latents, rules = 2, ()
 
     def __init__(self, dataset):
         self.dataset = dataset
-
-    def with_quirks(self, **_):
-        return None
 
     def generate(self, targets, noise):
         name = "+".join(np.array(self.dataset.concepts)[targets == 1]) or "obs"

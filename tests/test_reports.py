@@ -51,7 +51,7 @@ class FakeRun:
         self.data = SimpleNamespace(name="quad_dependent", concepts=self.concepts, held_out=held_out, compositions=tuple(pairs),
                                     training_contexts=tuple(singles), image_shape=held_out["obs"].shape[1:], counterfactuals=None,
                                     total_effects=None)
-        self.calls = []
+        self.calls, self.predictor = [], SimpleNamespace(rules=("reference", "cut"))
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(json.dumps(self.config | {"train": {"epochs": 12, "learning_rate": 1e-3}}))
         (workdir / "results.json").write_text(json.dumps(results(method, seed, singles, pairs, shift)))
@@ -423,6 +423,12 @@ def test_tiles_are_enlarged_without_smoothing():
 def test_causal_blocks_are_drawn_only_for_modules(run, tmp_path):
     assert figures.causal_blocks(run).name == "causal_blocks"
     assert figures.causal_blocks(FakeRun(tmp_path / "base", method="base_pooled")) is None
+
+
+def test_the_causal_layer_is_described_as_it_is(run, monkeypatch):
+    assert "lets its own noise speak through separate weights" in figures.causal_blocks(run).caption
+    monkeypatch.setattr(run, "predictor", SimpleNamespace(rules=("structural",)))
+    assert "silences everything its concept hears, and so what came through it" in figures.causal_blocks(run).caption
 
 
 def test_norms_on_the_map_are_frobenius_norms_of_blocks(run, monkeypatch):

@@ -253,7 +253,7 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
     dataset, config = tiny.dataset(n=400), tiny.config()
 
     class Copies:
-        latents = 2
+        latents, rules = 2, ()
 
         def __init__(self, shift):
             self.shift = shift

@@ -14,7 +14,7 @@ from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.protocols import floor_distance, fresh_noise, seeded_projections
 from causal_ctx.evaluation.wasserstein import sliced_wasserstein
 from causal_ctx.methods import METHODS
-from causal_ctx.models.context_module import NOISE_MIXING, QUIRK_RULES
+from causal_ctx.models.context_module import NOISE_MIXING
 
 NO_MODULE = "no context module"
 
@@ -26,11 +26,8 @@ def contexts_to_score(dataset: ContextData) -> tuple[str, ...]:
 
 def quirk_settings(predictor: Predictor) -> dict[str, Predictor]:
     """The same weights under every setting of composition rule and noise mixing, by name; without a context module there is one, NO_MODULE."""
-    module = predictor.model.context_module
-    rules = QUIRK_RULES if module is None or module.composition in QUIRK_RULES else (module.composition,)
-    choices = [{"composition": rule, "noise_mixing": mixing} for rule in rules for mixing in NOISE_MIXING]
-    settings = {",".join(f"{quirk}={choice}" for quirk, choice in c.items()): predictor.with_quirks(**c) for c in choices}
-    return settings if all(settings.values()) else {NO_MODULE: predictor}
+    choices = [{"composition": rule, "noise_mixing": mixing} for rule in predictor.rules for mixing in NOISE_MIXING]
+    return {",".join(f"{quirk}={choice}" for quirk, choice in c.items()): predictor.with_quirks(**c) for c in choices} or {NO_MODULE: predictor}
 
 
 def subset_distances(

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from causal_ctx import parallel
 from causal_ctx.data import ContextData
 from causal_ctx.models import build_model, latent_width
-from causal_ctx.models.context_module import effective_causal_blocks
+from causal_ctx.models.context_module import QUIRK_RULES, effective_causal_blocks
 from causal_ctx.models.conv_vae import ConvVAE
 from causal_ctx.objectives import vae
 from causal_ctx.step import TrainState
@@ -52,6 +52,12 @@ class Predictor(NamedTuple):
     def calibrated(self, targets: np.ndarray) -> dict:
         """Variables with the `statistics` of one target set [K]."""
         return _with_statistics(self.variables, jax.tree.map(lambda leaf: leaf[0], self.statistics(np.asarray(targets)[None])))
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The composition rules under which the weights can be read: both readings of quirk Q2, or "structural" alone; none without a context module."""
+        module = self.model.context_module
+        return () if module is None else QUIRK_RULES if module.composition in QUIRK_RULES else (module.composition,)
 
     def with_quirks(self, **quirks: str) -> "Predictor | None":
         """The same weights under another `composition` (quirk Q2) or `noise_mixing` (quirk Q1); None without a context module."""

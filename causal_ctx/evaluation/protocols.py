@@ -12,7 +12,6 @@ from causal_ctx.evaluation.graph import scores as graph_scores
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.evaluation.wasserstein import random_projections, sliced_wasserstein, sorted_projections
 from causal_ctx.methods import METHODS, choice
-from causal_ctx.models.context_module import QUIRK_RULES
 from causal_ctx.progress import Advance, untold
 
 PAPER_IMAGES, PAPER_BATCH, PAPER_PROJECTIONS = 1_280, 64, 50
@@ -81,9 +80,8 @@ def strict(
 
 def _under_other_rule(config: ml_collections.ConfigDict, best: Predictor) -> tuple[str, Predictor | None]:
     """The other reading of quirk Q2, and the same weights under it: None without a context module, or where the rule that the config chose has no other."""
-    chosen = choice(config, "model.composition")
-    other = next(rule for rule in QUIRK_RULES if rule != chosen)
-    return other, best.with_quirks(composition=other) if chosen in QUIRK_RULES else None
+    others = [rule for rule in best.rules if rule != choice(config, "model.composition")]
+    return (others[0], best.with_quirks(composition=others[0])) if others else ("", None)
 
 
 def paper(dataset: ContextData, best: Predictor, reconstruction: dict[str, float], advance: Advance = untold) -> dict:

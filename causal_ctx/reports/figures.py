@@ -111,7 +111,7 @@ def causal_blocks(run) -> Picture | None:
         return None
     titles = dict(zip(["obs", *run.concepts], ["obs", *(f"do({c})" for c in run.concepts)]))
     norms = dict(zip(titles.values(), map(block_norms, blocks)))
-    known, layer = run.data.total_effects, "structural" if run.predictor.model.context_module.composition == "structural" else "reduced"
+    known, layer = run.data.total_effects, "structural" if "structural" in run.predictor.rules else "reduced"
     true = {title: np.abs(known[context]) for context, title in titles.items() if title in norms} if known else None
     shown = ", above the true ones" if true else ""
     return Picture(
