@@ -270,9 +270,6 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
         def _replace(self, variables):
             return self
 
-        def with_quirks(self, composition):
-            return None
-
         def elbo(self, targets, images):
             return {"elbo_nats": np.full(len(images), -16 * 16 * np.log(2)), "kl_nats": np.full(len(images), 16 * 16 * np.log(2) / 2)}
 
