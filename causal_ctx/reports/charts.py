@@ -139,6 +139,7 @@ def figure_of(num: int, columns: int, height: float, labels: list[str]) -> tuple
 
 
 def legend(figure: Figure, styles: dict[str, dict]) -> None:
+    """Above the panels, a key per label {label: how its mark or line is drawn}."""
     handles = [Line2D([], [], label=label, **style) for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=_legend_columns(list(styles)), frameon=False, fontsize=FONT_POINTS, labelcolor=INK)
 
