@@ -38,8 +38,9 @@ MODES = {
     "serve": lambda config, workdir: serve.run(config, workdir, PORT.value),
 }
 WITHOUT_CONFIG, WITHOUT_WORKDIR = ("identifiability", "report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
+OF_A_RUN = ("train", "evaluate", "ablate_interventions")  # modes that take the config of the run in their workdir where none is given
 WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "identifiability", "bench")  # modes that return what --output=json prints
-CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny, for quad_dependent also fast.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny, for quad_dependent also fast; a workdir that holds a run knows its own.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: made, resumed, or refused if it holds another config. Of reproduce: runs/TABLE-DATASET-SIZE.")
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES),
@@ -48,6 +49,7 @@ MODE = flags.DEFINE_enum(
 SEEDS = flags.DEFINE_integer("seeds", None, "How many seeds, counted from the config's, train together: a run's config becomes a sweep over them.", lower_bound=1)
 TABLE = flags.DEFINE_string("table", "main", "Of reproduce: the published table, a file in configs/sweeps/.")
 DATASET = flags.DEFINE_string("dataset", "quad_dependent", "Of reproduce: the data set, a file in configs/.")
+DATA_PATH = flags.DEFINE_string("data_path", "", "Of reproduce: where the data set's files are, as data.path of a run.")
 SIZE = flags.DEFINE_enum("size", "paper", list(configs.SIZES), "Of reproduce: the size of every run.")
 COMPILATION_CACHE = flags.DEFINE_bool("compilation_cache", True, "Keep compiled programs in the cache folder, for the next start.")
 VERSUS = flags.DEFINE_enum("vs", "", list(bench.VERSUS), "Of bench: a program to compare training with.")
@@ -108,8 +110,7 @@ def perform(tell: Callable[[dict], None]) -> int:
     if "://" in (workdir or ""):
         return refuse(f"--workdir={workdir} is an address, and runs need a folder, where files are renamed and locked; mount it on every host and name where.")
     if config is None and mode not in WITHOUT_CONFIG:
-        known = "give that of the run, which its report.html tells" if workdir and (Path(workdir) / "config.json").exists() else "try --config=configs/quad_dependent.py:cpu"
-        return refuse(f"No --config was given; {known}.")
+        return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
     if COMPILATION_CACHE.value:
         programs.keep()
     tell(MODES[mode](config, Path(workdir or ".")))
@@ -122,7 +123,9 @@ def asked_for() -> tuple[str, ml_collections.ConfigDict | None]:
     if mode == "reproduce":
         if config is not None:
             raise configs.ConfigError("--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out, or use --mode=sweep.")
-        config = reproduce.sweep_of(TABLE.value, DATASET.value, SIZE.value)
+        config = reproduce.sweep_of(TABLE.value, DATASET.value, SIZE.value, DATA_PATH.value)
+    if config is None and mode in OF_A_RUN and WORKDIR.value and (kept := Path(WORKDIR.value) / "config.json").is_file():
+        config = configs.from_json(kept.read_text("utf-8", errors="replace"))
     if config is None:
         return mode, None
     many = "axes" in config or SEEDS.value is not None

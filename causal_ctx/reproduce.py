@@ -21,10 +21,15 @@ from causal_ctx.train import images_per_second
 LOG = logging.getLogger(__name__)
 
 
-def sweep_of(table: str, dataset: str, size: str) -> ml_collections.ConfigDict:
-    """The sweep that makes `table` (a file in configs/sweeps/) on `dataset` (a file in configs/) at `size`. Raises ConfigError for names of no file."""
+def sweep_of(table: str, dataset: str, size: str, data_path: str = "") -> ml_collections.ConfigDict:
+    """The sweep that makes `table` (a file in configs/sweeps/) on `dataset` (a file in configs/) at `size`, its files at `data_path`, where one is given.
+
+    Raises ConfigError for names of no file.
+    """
     axes = sweep.axes(_module(CONFIGS / "sweeps", table, "--table").get_config(size))
-    config = sweep.sweep(_module(CONFIGS, dataset, "--dataset").get_config(size), axes)
+    run = _module(CONFIGS, dataset, "--dataset").get_config(size)
+    run.data.path = data_path or run.data.path
+    config = sweep.sweep(run, axes)
     config.table = table
     return config
 

@@ -103,6 +103,17 @@ def test_every_config_is_valid_and_printed(path, called):
     assert status == 0 and '"seed": 7' in out and size in out and f'"name": "{name}' in out
 
 
+@pytest.mark.parametrize("mode", ["train", "evaluate", "ablate_interventions"])
+def test_a_workdir_that_holds_a_run_knows_its_config(mode, called, tmp_path):
+    _, printed, _ = called(CONFIG, "--config.seed=7", "--print_config")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "config.json").write_text(printed)
+    assert called(f"--mode={mode}", "--workdir=w", "--print_config") == (0, printed, "")
+    (tmp_path / "w" / "config.json").write_text("{")
+    status, _, errors = called(f"--mode={mode}", "--workdir=w")
+    assert status == 1 and errors.startswith("causal_ctx: The config cannot be read:") and "Traceback" not in errors
+
+
 @pytest.mark.parametrize("flag", ["--help", "--print_config"])
 def test_a_reader_who_has_seen_enough_is_no_error(flag):
     command = [sys.executable, "-m", "causal_ctx.main", "--config=configs/quad_dependent.py", flag]

@@ -231,6 +231,11 @@ def test_every_sweep_config_is_valid(path):
             assert config.run.data.name == dataset and len(sweep.axes(config)["seed"]) == 5
 
 
+def test_reproduce_reads_the_data_set_where_it_is_told(tmp_path):
+    runs = sweep.members(reproduce.sweep_of("main", "mnist", "tiny", "/digits"), tmp_path)
+    assert {run.data.path for run in runs.values()} == {"/digits"} and {run.data.name for run in runs.values()} == {"mnist"}
+
+
 def test_reproduce_of_unknown_names_is_refused():
     with pytest.raises(ConfigError, match="--table=maine names no config; choose one of beta, expressivity"):
         reproduce.sweep_of("maine", "quad_dependent", "tiny")

@@ -167,20 +167,22 @@ def test_the_penalty_counts_once_per_micro_batch():
     np.testing.assert_allclose(objective.penalty(params, hyper(config, dataset).objective, targets), (deaf + 2 * hearing) / 3 / 3, rtol=1e-6)
 
 
-def test_bfloat16_is_what_layers_hand_on_and_nothing_else(key):
-    """Matrix products have bfloat16 factors; loss, gradients and statistics are float32 and near those of a float32 computation."""
+@pytest.mark.parametrize("method", ["cm_end_to_end", "cm_shared_noise"])
+def test_bfloat16_is_what_layers_hand_on_and_nothing_else(method, key):
+    """Matrix products of layers have bfloat16 factors; loss, gradients and statistics are float32 and near those of a float32 computation."""
     dataset = tiny.dataset()
     images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
     found = {}
     for dtype in ("float32", "bfloat16"):
-        config = tiny.config(train__compute_dtype=dtype)
+        config = tiny.config(method=method, train__compute_dtype=dtype)
         trainer, numbers = build_trainer(config, dataset), hyper(config, dataset).objective
         variables = trainer.objective.init(key)
         loss = lambda params, o=trainer.objective: o.loss(variables | {"params": params}, numbers, ImageBatch(images, targets), key)
         step = jax.jit(jax.value_and_grad(loss, has_aux=True))
         found[dtype] = step(variables["params"])
         products = re.findall(r"(\w+)\[[\d,]*\] = dot_general", str(jax.make_jaxpr(step)(variables["params"])))
-        assert set(products) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
+        of_loss = {"f32"} if method == "cm_shared_noise" else set()  # distances of images, and products of moments
+        assert set(products) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]} | of_loss
         assert {leaf.dtype for leaf in jax.tree.leaves(found[dtype])} == {jnp.dtype("float32")}
     ((ours, (stats, _)), gradient), ((exact, (exact_stats, _)), exact_gradient) = found["bfloat16"], found["float32"]
     assert float(ours) == pytest.approx(float(exact), rel=0.01) and ours != exact
