@@ -127,6 +127,8 @@ def asked_for() -> tuple[str, ml_collections.ConfigDict | None]:
     if config is None and mode in OF_A_RUN and WORKDIR.value and (kept := Path(WORKDIR.value) / "config.json").is_file():
         config = configs.from_json(kept.read_text("utf-8", errors="replace"))
     if config is None:
+        if SEEDS.value is not None and mode in WITHOUT_CONFIG:
+            raise configs.ConfigError(f"--seeds={SEEDS.value} is of no use to --mode={mode}, which trains no run of a config; leave it out.")
         return mode, None
     many = "axes" in config or SEEDS.value is not None
     mode = "sweep" if many and mode == "train" else mode

@@ -215,7 +215,8 @@ def load_run(workdir: str | Path) -> Run | TransitionRun:
     """The run in `workdir`. Raises FileNotFoundError where there is none."""
     path = Path(workdir)
     if not (path / "config.json").exists():
-        raise FileNotFoundError(f"{path} holds no run: config.json is missing; give the --workdir of a finished run.")
+        below = ", ".join(sorted(str(kept.parent) for kept in path.glob("*/config.json")))
+        raise FileNotFoundError(f"{path} holds no run: config.json is missing; give " + (f"one of those below it: {below}." if below else "the --workdir of a finished run."))
     config = configs.from_json((path / "config.json").read_text())
     return RUNS[METHODS[config.method].system](path, config)
 

@@ -79,6 +79,7 @@ def called(program, tmp_path):
     ([CONFIG, "--workdir=w", "--writers=tensorboard,files"], "--writers=files is unknown; choose some of tensorboard, wandb"),
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
     ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),
+    (["--mode=report", "--seeds=2", "--workdir=w"], "--seeds=2 is of no use to --mode=report, which trains no run of a config; leave it out."),
     ([CONFIG, "--mode=evaluate", "--seeds=2", "--workdir=w"], "The flags describe a sweep, which --mode=evaluate cannot do"),
     ([CODES + ":sprites,tiny", "--workdir=w"], "data.path"),
     ([CODES + ":sprites,tiny", "--workdir=w", "--config.data.path=/nowhere"], "/nowhere"),

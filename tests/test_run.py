@@ -233,8 +233,10 @@ def test_load_run_generates_reconstructs_and_encodes(trained):
 def test_unknown_interventions_and_missing_runs_are_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="unknown concept 'blue'"):
         causal_ctx.load_run(trained[0]).generate({"blue"}, num=1)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="holds no run.*give the --workdir of a finished run"):
         causal_ctx.load_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"holds no run.*give one of those below it: .*{trained[0].name}"):
+        causal_ctx.load_run(trained[0].parent)
     with pytest.raises(workdir.WorkdirError, match="holds no evaluated run"):
         workdir.report(None, tmp_path)
     with pytest.raises(workdir.WorkdirError, match="holds no run"):
