@@ -37,7 +37,7 @@ MODES = {
     "bench": lambda config, workdir: bench.run(config, workdir, VERSUS.value),
     "serve": lambda config, workdir: serve.run(config, workdir, PORT.value),
 }
-WITHOUT_CONFIG, WITHOUT_WORKDIR = ("identifiability", "report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
+WITHOUT_CONFIG, WITHOUT_WORKDIR = ("identifiability", "ablate_interventions", "report", "export", "doctor", "serve"), ("doctor",)  # modes that do without
 OF_A_RUN = ("train", "evaluate", "ablate_interventions")  # modes that take the config of the run in their workdir where none is given
 WITH_JSON = ("train", "evaluate", "report", "sweep", "reproduce", "ablate_interventions", "identifiability", "bench")  # modes that return what --output=json prints
 CONFIG = config_flags.DEFINE_config_file("config", None, "File of the run's config, with an optional size after a colon: paper, cpu or tiny, for quad_dependent also fast; a workdir that holds a run knows its own.", lock_config=True)

@@ -134,7 +134,7 @@ def told(folder: reading.Folder, workdir: Path) -> dict:
     for sentence in [*verdict, *_diverged(folder), *([f"{folder.unfinished} run(s) are not finished."] if folder.unfinished else [])]:
         print("\n" + "\n".join(formats.paragraph(sentence)))
     print(f"\nReport: {workdir / 'report.html'}")
-    runs = [{name: value for name, value in result.items() if name != "config"} | {"workdir": str(path)} for path, result in zip(folder.evaluated, results)]
+    runs = [{name: value for name, value in result.items() if name not in ("config", "truth")} | {"workdir": str(path)} for path, result in zip(folder.evaluated, results)]
     return {"workdir": str(workdir), "report": str(workdir / "report.html"), "results": runs, "verdict": verdict}
 
 

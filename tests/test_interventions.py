@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,11 @@ from causal_ctx.evaluation.interventions import NO_MODULE, by_size, contexts_to_
 from causal_ctx.evaluation.predict import Predictor
 from causal_ctx.models import build_model, latent_width
 from causal_ctx.parallel import data_mesh, replicated
+from causal_ctx.reports import context_report, formats, system_reports
 from causal_ctx.reports import interventions as reports
 from tests import tiny
 from tests.test_data_quad import config as quad_config
+from tests.test_reports import results
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +258,25 @@ def test_a_run_of_simulated_data_is_scored_against_the_truth(trained, monkeypatc
     assert scores["effects"]["scores"]["auroc"] is None and (folder / "figures" / "counterfactuals.png").exists() and (folder / "figures" / "effects.png").exists()
     told = capsys.readouterr().out
     assert "Counterfactual images against the truth" in told and "What interventions move against the truth" in told
+
+
+def test_a_folder_of_runs_is_scored_where_it_was_not_and_reported(trained, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        shutil.copytree(trained[0], tmp_path / name, ignore=shutil.ignore_patterns("interventions.json"))
+        (tmp_path / name / "results.json").write_text(json.dumps(results()))
+    scored, distance = [], {"composition=reference,noise_mixing=block": 0.4321}
+    made_up = {"subsets": {"obs": {"size": 0, "distance": distance}}, "by_size": {"0": {"subsets": 1, "floor": 0.1, "distance": distance}}}
+    monkeypatch.setattr(ablate, "subset_distances", lambda *_: scored.append(1) or dict(made_up))
+    monkeypatch.setattr(ablate, "report", lambda config, folder: {"reported": folder})
+    assert ablate.ablate_interventions(None, tmp_path) == {"reported": tmp_path} and len(scored) == 2
+    assert json.loads((tmp_path / "b" / "interventions.json").read_text())["by_size"] == made_up["by_size"]
+    told = system_reports.labelled_results([("a", causal_ctx.load_run(tmp_path / "a"))])
+    assert "0.432" in formats.text(context_report.summary_tables(told)[-1])
+    (tmp_path / "a" / "interventions.json").unlink()
+    assert ablate.ablate_interventions(None, tmp_path) and len(scored) == 3
+    with pytest.raises(workdir.WorkdirError, match="holds no evaluated run with contexts"):
+        ablate.ablate_interventions(None, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_missing_run_or_another_config_is_refused(trained, tmp_path):

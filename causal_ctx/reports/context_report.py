@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from causal_ctx.progress import duration
-from causal_ctx.reports import ablations, composer, data_card, figures, graph_tables, tables
+from causal_ctx.reports import ablations, composer, data_card, figures, graph_tables, tables, truth_tables
 from causal_ctx.reports.published import CITATION
 from causal_ctx.reports.reading import Folder, read_card
 from causal_ctx.reports.system_report import MOST_LABELS, Section, SystemReport, by_label, number_of_runs, sections_of_best
@@ -31,13 +31,14 @@ def comma_separated(results: list[dict], summary: bool | None = None) -> str:
         yield from (line for line in tables.numbers(seeds) if summary is None or (line[2] == "mean") == summary)
         if summary is not False:
             yield from graph_tables.numbers(seeds)
+            yield from truth_tables.numbers(seeds)
 
     return tables.comma_separated(results, told)
 
 
 def summary_tables(results: list[dict]) -> list[tables.Table]:
-    """Those of `tables`, then learned graphs where the true ones are known."""
-    return [*tables.summary_tables(results), *graph_tables.graph_tables(results)]
+    """Those of `tables`, then learned graphs where the true ones are known, and what the simulation says of runs that were scored against it."""
+    return [*tables.summary_tables(results), *graph_tables.graph_tables(results), *truth_tables.truth_tables(results)]
 
 
 def lead(named: list, results: list[dict]) -> str:

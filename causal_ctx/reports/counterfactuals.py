@@ -3,6 +3,8 @@
 `scores` is its dict, a part of interventions.json: "counterfactuals" and "effects".
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from causal_ctx.data.contexts import OBSERVATIONAL
@@ -28,6 +30,7 @@ EFFECTS_NOTE = (
     "off the simulated ones, what a perfect model has. Moved in vain: the part of all movement that goes to concepts which the intervention does "
     f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges."
 )
+EFFECTS = ("AUROC", "SHD", "precision", "recall", "rank correlation", "moved in vain")
 SHOWN_CONTEXTS, SHOWN_IMAGES = 15, 4
 
 
@@ -45,15 +48,20 @@ def tables(scores: dict) -> list[Table]:
         (f"{group}, mean", tuple(Row(KINDS[what], tuple(Estimate(kinds[kind]) for kind in KNOWN)) for what, kinds in means.items()))
         for group, means in errors["mean"].items()
     )
-    numbers = lambda of: (*(of["scores"][name] for name in ("auroc", "shd", "precision", "recall")), of["rank_correlation"], of["moved_in_vain"])
-    row = lambda label, of: Row(label, tuple(estimate([number]) for number in numbers(of)))
-    columns = ("AUROC", "SHD", "precision", "recall", "rank correlation", "moved in vain")
     r2 = ", ".join(f"{name} {value:.2f}" for name, value in moved["probe_r2"].items())
     return [
         Table("Counterfactual images against the truth", "error", groups, NOTE, KNOWN, {}),
-        Table("What interventions move against the truth", "", (("all single interventions", (row("generated images", moved), row("true images", moved["true_images"]))),),
-              f"{EFFECTS_NOTE} R2 of the probe on held-out images: {r2}.", columns, {}, {"SHD": 0}),
+        Table("What interventions move against the truth", "", (("all single interventions", effects_rows({"generated images": [moved]})),),
+              f"{EFFECTS_NOTE} R2 of the probe on held-out images: {r2}.", EFFECTS, {}, {"SHD": 0}),
     ]
+
+
+def effects_rows(moved: Mapping[str, Sequence[dict]]) -> tuple[Row, ...]:
+    """Cells in the order of EFFECTS of every label's `evaluation.counterfactuals.effects`, mean ± standard error; last of what the probe makes of true images."""
+    numbers = lambda of: (*(of["scores"][name] for name in ("auroc", "shd", "precision", "recall")), of["rank_correlation"], of["moved_in_vain"])
+    row = lambda label, found: Row(label, tuple(map(estimate, zip(*map(numbers, found)))))
+    true = next(iter(moved.values()))[0]["true_images"]
+    return *(row(label, found) for label, found in moved.items()), row("true images", [true])
 
 
 def pictures(run, scores: dict) -> list[Picture]:

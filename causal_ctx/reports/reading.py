@@ -66,6 +66,12 @@ RESULTS = {  # what every run has, as examples
 }
 
 
+def read_truth(workdir) -> dict:
+    """The dict of interventions.json, {} where the run was not scored against the simulation; DamagedError when it cannot be read."""
+    path = Path(workdir) / "interventions.json"
+    return _read_json(path, "score the run again (--mode=ablate_interventions)") if path.exists() else {}
+
+
 def read_config(workdir) -> dict:
     """The dict of config.json; DamagedError when it is missing or cannot be read."""
     return _read_json(Path(workdir) / "config.json", "give the workdir of a run")
