@@ -6,16 +6,19 @@ from pathlib import Path
 
 import ml_collections
 
+from causal_ctx import parallel
+from causal_ctx.config import ConfigError
 from causal_ctx.evaluation import counterfactuals
 from causal_ctx.evaluation.interventions import contexts_to_score, subset_distances
-from causal_ctx.files import write_atomically
-from causal_ctx.progress import Progress
+from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
+from causal_ctx.files import DamagedError, write_atomically
 from causal_ctx.methods import METHODS
+from causal_ctx.progress import Progress
 from causal_ctx.reports import counterfactuals as counterfactual_reports
-from causal_ctx.reports import figures, interventions, reading
+from causal_ctx.reports import figures, interventions, reading, system_reports
 from causal_ctx.run import Run, load_run, load_runs
 from causal_ctx.start import sourced
-from causal_ctx.workdir import WorkdirError, prepare, report
+from causal_ctx.workdir import WorkdirError, prepare, refuse_empty, report, take
 
 LOG = logging.getLogger(__name__)
 
@@ -23,33 +26,49 @@ LOG = logging.getLogger(__name__)
 def ablate_interventions(config: ml_collections.ConfigDict | None, workdir: Path) -> dict:
     """Writes interventions.json and figures of the trained run in `workdir`, and prints the means by number of interventions; returns what interventions.json holds.
 
-    Where the data set knows what an image would have been, counterfactuals and what interventions move are scored too (`evaluation.counterfactuals`). A folder
-    of runs has all of its context modules scored that were not yet, and reported as by `workdir.report`, which is returned. Raises WorkdirError where there is
-    no run, or not of this config, DamagedError where one has no trained weights.
+    Where the data set knows what an image would have been, counterfactuals and what interventions move are scored too (`evaluation.counterfactuals`). In a
+    folder of runs, which takes no config, all with contexts are scored that were not yet, and reported as by `workdir.report`, which is returned; one that
+    cannot be scored is left out with a warning. Raises WorkdirError where there is no run, not of this config, or its images are not finite, DamagedError
+    where it has no trained weights.
     """
-    if not (workdir / "config.json").exists() and config is None:
-        return _ablate_all(workdir)
     if not (workdir / "config.json").exists():
-        raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train.")
+        if config is not None:
+            raise WorkdirError(f"{workdir} holds no run; train one first with --mode=train, or leave --config out for the runs in folders below it.")
+        return _ablate_all(workdir)
     if METHODS[config.method].system != "context":
         raise WorkdirError(f"{workdir} holds a run of {config.method}, which knows actions and no interventions; its retrieval is scored by --mode=evaluate.")
     prepare(sourced(config, workdir), workdir)
-    run = load_run(workdir)
-    scores = _score(run)
+    try:
+        scores = _score(load_run(workdir))
+    except NonFiniteImagesError as error:
+        raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
     print(*filter(None, (interventions.table(scores), counterfactual_reports.text(scores))), sep="\n\n")
     return scores
 
 
-def _ablate_all(folder: Path) -> dict:
-    """Every run below `folder` that has a context module, or could have, and no interventions.json; then tables and page of them all."""
-    runs = [run for run in load_runs(reading.read_folder(folder).evaluated) if METHODS[run.config.method].system == "context"]
-    if not runs:
-        raise WorkdirError(f"{folder} holds no evaluated run with contexts, nor do the folders directly below it; train one first.")
-    missing = [run for run in runs if not reading.read_truth(run.workdir)]
+def _ablate_all(workdir: Path) -> dict:
+    """Every run below `workdir` that knows contexts and has no legible interventions.json; then tables and page of them all."""
+    folder = reading.read_folder(workdir)
+    refuse_empty(folder, workdir)
+    missing = [run for run in load_runs(folder.evaluated) if METHODS[run.config.method].system == "context" and not _scored(run)]
     for number, run in enumerate(missing, start=1):
         LOG.info("Run %d of %d: %s.", number, len(missing), run.workdir)
-        _score(run)
-    return report(None, folder)
+        try:
+            take(run.workdir)
+            if parallel.is_first_process():
+                (run.workdir / "interventions.json").unlink(missing_ok=True)
+            _score(run)
+        except (ConfigError, DamagedError, NonFiniteImagesError, WorkdirError) as error:
+            LOG.warning("%s is left out: %s", run.workdir, error)
+    return report(None, workdir)
+
+
+def _scored(run: Run) -> bool:
+    """Whether there are tables of the run's interventions.json."""
+    try:
+        return "truth" in system_reports.labelled_results([("", run)])[0]
+    except DamagedError:
+        return False
 
 
 def _score(run: Run) -> dict:
@@ -60,4 +79,5 @@ def _score(run: Run) -> dict:
     scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}
     figures.save([interventions.picture(scores), *counterfactual_reports.pictures(run, scores)], run.workdir / "figures")
     write_atomically(run.workdir / "interventions.json", json.dumps(scores, indent=2))
+    parallel.meet("scored")
     return scores

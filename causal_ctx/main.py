@@ -22,6 +22,7 @@ from causal_ctx import ablate, bench, doctor, export, identifiability, memory, o
 from causal_ctx import config as configs
 from causal_ctx import workdir as workdirs
 from causal_ctx.files import DamagedError
+from causal_ctx.run import config_of
 from causal_ctx.train import Interrupted, NonFiniteError
 
 MODES = {
@@ -124,8 +125,10 @@ def asked_for() -> tuple[str, ml_collections.ConfigDict | None]:
         if config is not None:
             raise configs.ConfigError("--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out, or use --mode=sweep.")
         config = reproduce.sweep_of(TABLE.value, DATASET.value, SIZE.value, DATA_PATH.value)
-    if config is None and mode in OF_A_RUN and WORKDIR.value and (kept := Path(WORKDIR.value) / "config.json").is_file():
-        config = configs.from_json(kept.read_text("utf-8", errors="replace"))
+    elif DATA_PATH.value:
+        raise configs.ConfigError(f"--data_path={DATA_PATH.value} is of --mode=reproduce alone; give --config.data.path, or --config.run.data.path of a sweep.")
+    if config is None and mode in OF_A_RUN and WORKDIR.value and (Path(WORKDIR.value) / "config.json").is_file():
+        config = config_of(Path(WORKDIR.value))
     if config is None:
         if SEEDS.value is not None and mode in WITHOUT_CONFIG:
             raise configs.ConfigError(f"--seeds={SEEDS.value} is of no use to --mode={mode}, which trains no run of a config; leave it out.")

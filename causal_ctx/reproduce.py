@@ -28,7 +28,8 @@ def sweep_of(table: str, dataset: str, size: str, data_path: str = "") -> ml_col
     """
     axes = sweep.axes(_module(CONFIGS / "sweeps", table, "--table").get_config(size))
     run = _module(CONFIGS, dataset, "--dataset").get_config(size)
-    run.data.path = data_path or run.data.path
+    if data_path:
+        run.data.update(path=data_path, name=run.data.name.removesuffix("/procedural"))  # which needs no files
     config = sweep.sweep(run, axes)
     config.table = table
     return config

@@ -1,6 +1,7 @@
 """A finished run as an object: `load_run(workdir)` generates, reconstructs and encodes, with interventions and actions given by name."""
 
 import functools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from causal_ctx.data.contexts import subsets as all_subsets
 from causal_ctx.data.transition_sets import TransitionData
 from causal_ctx.evaluation.codes import Acted, CodePredictor
 from causal_ctx.evaluation.predict import Predictor, build_predictor
+from causal_ctx.files import DamagedError
 from causal_ctx.methods import METHODS
+from causal_ctx.reports import reading
 from causal_ctx.start import restore, shape_of_state
 from causal_ctx.step import TrainState
 from causal_ctx.systems import transition
 
 MOST_SUBSETS = 1024  # of concepts: those of ten
+SHOWN = 3  # folders that a refusal names
 KEPT_SETS = 256  # of interventions, whose statistics a run keeps: those asked for last
 
 
@@ -211,13 +215,24 @@ def load_data(config: ml_collections.ConfigDict) -> systems.Data:
         raise configs.ConfigError(str(error)) from error
 
 
+def config_of(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of the run in `workdir`; DamagedError for a config.json that cannot be read, or that is none of this version."""
+    kept = json.dumps(reading.read_config(workdir))
+    try:
+        return configs.from_json(kept)
+    except configs.ConfigError as error:
+        raise DamagedError(f"{workdir / 'config.json'}: {error}") from error
+
+
 def load_run(workdir: str | Path) -> Run | TransitionRun:
-    """The run in `workdir`. Raises FileNotFoundError where there is none."""
+    """The run in `workdir`. Raises FileNotFoundError where there is none, DamagedError as `config_of`."""
     path = Path(workdir)
     if not (path / "config.json").exists():
-        below = ", ".join(sorted(str(kept.parent) for kept in path.glob("*/config.json")))
-        raise FileNotFoundError(f"{path} holds no run: config.json is missing; give " + (f"one of those below it: {below}." if below else "the --workdir of a finished run."))
-    config = configs.from_json((path / "config.json").read_text())
+        below = sorted(str(kept.parent) for kept in path.glob("*/config.json"))
+        others = f", or of {len(below) - SHOWN} others" if len(below) > SHOWN else ""
+        remedy = f"give that of a run below it: {', '.join(below[:SHOWN])}{others}." if below else "give the --workdir of a finished run."
+        raise FileNotFoundError(f"{path} holds no run: config.json is missing; {remedy}")
+    config = config_of(path)
     return RUNS[METHODS[config.method].system](path, config)
 
 

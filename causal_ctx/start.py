@@ -75,9 +75,15 @@ def source_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def sourced(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
-    """`config` with `init_from` filled where the method starts from another run and none is given: a folder named by the method in the run's own."""
+    """`config` with `init_from` filled where the method starts from another run and none is given: a folder named by the method in the run's own.
+
+    The same where one is given that is not there, and the run's own is: both were moved, or the program started elsewhere.
+    """
     source = METHODS[config.method].starts_from
-    if not source or config.init_from:
+    if not source:
+        return config
+    moved = Path(config.init_from).name == source and not Path(config.init_from).exists() and (workdir / source).exists()
+    if config.init_from and not moved:
         return config
     config = copy.deepcopy(config)
     config.init_from = str(workdir / source)

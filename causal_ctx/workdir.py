@@ -42,10 +42,13 @@ def train_evaluate_report(config: ml_collections.ConfigDict, workdir: Path) -> d
 
 def fill(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """As `train_evaluate_report`, without a word on what came out."""
-    source = "" if config.init_from else METHODS[config.method].starts_from
+    given, source = config.init_from, METHODS[config.method].starts_from
     config = sourced(config, workdir)
+    if source and (Path(config.init_from).absolute() != (workdir / source).absolute() or (given and complete(Path(config.init_from)))):
+        source = ""  # another run than that of the first phase, or one that is ready
     refuse_other(config, workdir)
     if source:
+        prepare(config, workdir)
         _fill_first_phase(config)
     if METHODS[config.method].starts_from and not started(workdir):
         source_config(config)  # refuses before anything is written
@@ -94,6 +97,8 @@ def score(config: ml_collections.ConfigDict, dataset: systems.Data, workdir: Pat
         results = evaluate(config, dataset, workdir)
     except NonFiniteImagesError as error:
         raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
+    if parallel.is_first_process():
+        (workdir / "interventions.json").unlink(missing_ok=True)  # of weights that may have been others
     write_atomically(workdir / "results.json", json.dumps(results, indent=2))
     parallel.meet("scored")
     LOG.info("Scored %s in %s.", workdir, duration(time.monotonic() - began))
@@ -110,18 +115,24 @@ def report(config: ml_collections.ConfigDict | None, workdir: Path) -> dict:
 def write_report(folder: reading.Folder, workdir: Path) -> None:
     """Writes tables, figures and page of the runs in `folder` into `workdir`. Raises WorkdirError where there are none."""
     began = time.monotonic()
+    refuse_empty(folder, workdir)
+    page.write_report(load_runs(folder.evaluated), workdir / "report.html", workdir / "figures", folder)
+    LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
+
+
+def refuse_empty(folder: reading.Folder, workdir: Path) -> None:
+    """Raises WorkdirError where no run in `folder` has results."""
     if not folder.evaluated and folder.diverged:
         raise WorkdirError(f"{workdir} holds nothing to report: {' '.join(_diverged(folder))}")
     if not folder.evaluated:
-        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders directly below it; train one first.")
-    page.write_report(load_runs(folder.evaluated), workdir / "report.html", workdir / "figures", folder)
-    LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
+        raise WorkdirError(f"{workdir} holds no evaluated run, nor do the folders directly below it; train one first, or score it with --mode=evaluate.")
 
 
 def told(folder: reading.Folder, workdir: Path) -> dict:
     """Prints the tables of the runs in `folder`, their cost, what they say and where the report in `workdir` is.
 
-    Returns the same for programs: {"workdir", "report", "results": [results.json of every run, with its "label" and "workdir"], "verdict": [sentences]}.
+    Returns the same for programs: {"workdir", "report", "results": [results.json of every run, with its "label" and "workdir" and, where it was scored so,
+    interventions.json as "truth"], "verdict": [sentences]}.
     """
     results, verdict = system_reports.labelled_results(labels.labelled([load_run(path) for path in folder.evaluated])), []
     for key, places in system_reports.by_system(results).items():
@@ -134,7 +145,7 @@ def told(folder: reading.Folder, workdir: Path) -> dict:
     for sentence in [*verdict, *_diverged(folder), *([f"{folder.unfinished} run(s) are not finished."] if folder.unfinished else [])]:
         print("\n" + "\n".join(formats.paragraph(sentence)))
     print(f"\nReport: {workdir / 'report.html'}")
-    runs = [{name: value for name, value in result.items() if name not in ("config", "truth")} | {"workdir": str(path)} for path, result in zip(folder.evaluated, results)]
+    runs = [{name: value for name, value in result.items() if name != "config"} | {"workdir": str(path)} for path, result in zip(folder.evaluated, results)]
     return {"workdir": str(workdir), "report": str(workdir / "report.html"), "results": runs, "verdict": verdict}
 
 

@@ -139,7 +139,7 @@ def test_effects_of_a_perfect_model_are_the_true_ones(dataset):
     found = effects_of(dataset)
     np.testing.assert_allclose(found["learned"], found["true"])
     assert {name: found[name] for name in found["true_images"]} == found["true_images"]
-    assert found["moved_in_vain"] == 0 and set(found["probe_r2"].values()) == {1.0}
+    assert found["moved_in_vain"] == (0 if dataset.name == "quad_dependent" else None) and set(found["probe_r2"].values()) == {1.0}
     if dataset.name == "quad_dependent":
         causes = graph.learned_once(np.stack(list(dataset.total_effects.values())) != 0)["interventions"]
         apart = ~np.eye(6, dtype=bool)

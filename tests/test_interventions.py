@@ -11,10 +11,13 @@ import pytest
 
 import causal_ctx
 from causal_ctx import ablate, workdir
+from causal_ctx.config import ConfigError
 from causal_ctx.data import contexts, quad
 from causal_ctx.evaluation import predict, protocols
 from causal_ctx.evaluation.interventions import NO_MODULE, by_size, contexts_to_score, quirk_settings, subset_distances
 from causal_ctx.evaluation.predict import Predictor
+from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
+from causal_ctx.files import DamagedError
 from causal_ctx.models import build_model, latent_width
 from causal_ctx.parallel import data_mesh, replicated
 from causal_ctx.reports import context_report, formats, system_reports
@@ -272,10 +275,27 @@ def test_a_folder_of_runs_is_scored_where_it_was_not_and_reported(trained, tmp_p
     assert json.loads((tmp_path / "b" / "interventions.json").read_text())["by_size"] == made_up["by_size"]
     told = system_reports.labelled_results([("a", causal_ctx.load_run(tmp_path / "a"))])
     assert "0.432" in formats.text(context_report.summary_tables(told)[-1])
-    (tmp_path / "a" / "interventions.json").unlink()
-    assert ablate.ablate_interventions(None, tmp_path) and len(scored) == 3
-    with pytest.raises(workdir.WorkdirError, match="holds no evaluated run with contexts"):
+    for damaged in ("{", '{"by_size": 3}'):
+        (tmp_path / "a" / "interventions.json").write_text(damaged)
+        ablate.ablate_interventions(None, tmp_path)
+    assert len(scored) == 4
+
+
+def test_a_member_that_cannot_be_scored_is_left_out(trained, tmp_path, monkeypatch, caplog):
+    for name in "abc":
+        shutil.copytree(trained[0], tmp_path / name, ignore=shutil.ignore_patterns("interventions.json"))
+        (tmp_path / name / "results.json").write_text(json.dumps(results()))
+    errors = iter([DamagedError("no weights"), NonFiniteImagesError("not finite"), ConfigError("no data")])
+    monkeypatch.setattr(ablate, "_score", lambda run: (_ for _ in ()).throw(next(errors)))
+    monkeypatch.setattr(ablate, "report", lambda config, folder: {"reported": folder})
+    assert ablate.ablate_interventions(None, tmp_path) == {"reported": tmp_path}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{tmp_path / name} is left out: {why}" for name, why in zip("abc", ("no weights", "not finite", "no data"))
+    ]
+    with pytest.raises(workdir.WorkdirError, match="holds no evaluated run.*--mode=evaluate"):
         ablate.ablate_interventions(None, tmp_path / "new")
+    with pytest.raises(workdir.WorkdirError, match="leave --config out for the runs in folders below it"):
+        ablate.ablate_interventions(tiny.config(), tmp_path)
     assert not (tmp_path / "new").exists()
 
 

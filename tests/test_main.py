@@ -79,6 +79,7 @@ def called(program, tmp_path):
     ([CONFIG, "--workdir=w", "--writers=tensorboard,files"], "--writers=files is unknown; choose some of tensorboard, wandb"),
     ([CONFIG, "--mode=dance", "--workdir=w"], "dance"),
     ([CONFIG, "--mode=reproduce"], "--mode=reproduce makes its own config from --table, --dataset and --size; leave --config out"),
+    ([CONFIG, "--data_path=/digits", "--workdir=w"], "--data_path=/digits is of --mode=reproduce alone; give --config.data.path"),
     (["--mode=report", "--seeds=2", "--workdir=w"], "--seeds=2 is of no use to --mode=report, which trains no run of a config; leave it out."),
     ([CONFIG, "--mode=evaluate", "--seeds=2", "--workdir=w"], "The flags describe a sweep, which --mode=evaluate cannot do"),
     ([CODES + ":sprites,tiny", "--workdir=w"], "data.path"),
@@ -112,7 +113,7 @@ def test_a_workdir_that_holds_a_run_knows_its_config(mode, called, tmp_path):
     assert called(f"--mode={mode}", "--workdir=w", "--print_config") == (0, printed, "")
     (tmp_path / "w" / "config.json").write_text("{")
     status, _, errors = called(f"--mode={mode}", "--workdir=w")
-    assert status == 1 and errors.startswith("causal_ctx: The config cannot be read:") and "Traceback" not in errors
+    assert status == 1 and errors.startswith("causal_ctx: w/config.json is not valid JSON") and "Traceback" not in errors
 
 
 @pytest.mark.parametrize("flag", ["--help", "--print_config"])

@@ -5,14 +5,15 @@ import jax
 import numpy as np
 import pytest
 
-from causal_ctx import optim, parallel
+from causal_ctx import optim, parallel, workdir
 from causal_ctx.config import flat
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.methods import BACKBONE, METHODS, NEW, USUAL, choice, of_system
 from causal_ctx.plan import plan_of
 from causal_ctx.reports.labels import labels
 from causal_ctx.reports.reading import read_fields
-from causal_ctx.start import StartError, build_trainer, first_state, initial_state
+from causal_ctx.run import config_of
+from causal_ctx.start import StartError, build_trainer, first_state, initial_state, sourced
 from causal_ctx.supplied import command, unlike_published
 from causal_ctx.train import train
 from causal_ctx.workdir import WorkdirError, prepare
@@ -154,6 +155,30 @@ def test_best_weights_are_counted_anew_from_the_thaw(dataset, tmp_path, monkeypa
 @pytest.mark.parametrize("epochs, thawed", [(1, 1), (2, 1), (5, 1), (8, 2), (100, 20)])
 def test_fine_tuning_is_frozen_for_a_fifth_of_the_epochs_and_one_at_least(dataset, epochs, thawed):
     assert plan_of(tiny.config(method="cm_fine_tune", train__epochs=epochs), dataset).thawed == thawed
+
+
+def test_a_run_of_two_phases_knows_its_config_from_the_start_and_goes_along(tmp_path, monkeypatch):
+    class FirstPhase(Exception):
+        pass
+
+    def first_phase(config):
+        raise FirstPhase(config.init_from)
+
+    monkeypatch.setattr(workdir, "_fill_first_phase", first_phase)
+    folder = tmp_path / "w"
+    with pytest.raises(FirstPhase, match=f"^{folder}/base_pooled$"):
+        workdir.fill(tiny.config(method="cm_frozen"), folder)
+    with pytest.raises(FirstPhase, match=f"^{folder}/base_pooled$"):  # which is not ready yet
+        workdir.fill(config_of(folder), folder)
+    (folder / "base_pooled").mkdir()
+    moved = folder.rename(tmp_path / "moved")
+    assert sourced(config_of(moved), moved).init_from == str(moved / "base_pooled")
+    (moved / "base_pooled" / "failure.json").write_text("{}")
+    with pytest.raises(StartError, match="moved/base_pooled holds no run to start from"):  # complete, and diverged: no first phase
+        workdir.fill(config_of(moved), moved)
+    with pytest.raises(StartError, match="nowhere holds no run to start from"):
+        workdir.fill(tiny.config(method="cm_frozen", init_from="nowhere"), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_started_from_is_refused(dataset, pooled, tmp_path):

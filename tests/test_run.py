@@ -18,6 +18,7 @@ from causal_ctx.files import DamagedError
 from causal_ctx.progress import Progress
 from causal_ctx.reports import tables
 from tests import tiny
+from tests.test_truth_tables import truth
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,19 @@ def test_a_program_reads_one_document_and_no_one_reads_nothing(trained, program,
     assert document["verdict"][0].startswith("cm_end_to_end composes at")
     assert program("--mode=report", f"--workdir={folder}", "--output=quiet") == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_report_holds_what_the_simulation_says_until_the_run_is_scored_anew(trained, tmp_path, capsys, monkeypatch):
+    folder, config = trained
+    shutil.copytree(folder, tmp_path / "a")
+    kept = tmp_path / "a" / "interventions.json"
+    kept.write_text(json.dumps(truth(setting="composition=reference,noise_mixing=block", other="other")))
+    workdir.report(None, tmp_path)
+    assert "under all sets of interventions" in capsys.readouterr().out and "under all sets of interventions" in (tmp_path / "report.html").read_text()
+    assert ",subsets,many,ours,0.6," in (tmp_path / "tables" / "summary.csv").read_text()
+    monkeypatch.setattr(workdir, "evaluate", lambda *_: {})
+    workdir.score(config, None, tmp_path / "a")
+    assert not kept.exists()
 
 
 def test_scoring_says_how_far_it_is(trained):
@@ -235,7 +249,7 @@ def test_unknown_interventions_and_missing_runs_are_refused(trained, tmp_path):
         causal_ctx.load_run(trained[0]).generate({"blue"}, num=1)
     with pytest.raises(FileNotFoundError, match="holds no run.*give the --workdir of a finished run"):
         causal_ctx.load_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"holds no run.*give one of those below it: .*{trained[0].name}"):
+    with pytest.raises(FileNotFoundError, match=f"holds no run.*give that of a run below it: .*{trained[0].name}"):
         causal_ctx.load_run(trained[0].parent)
     with pytest.raises(workdir.WorkdirError, match="holds no evaluated run"):
         workdir.report(None, tmp_path)

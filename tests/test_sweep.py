@@ -234,6 +234,8 @@ def test_every_sweep_config_is_valid(path):
 def test_reproduce_reads_the_data_set_where_it_is_told(tmp_path):
     runs = sweep.members(reproduce.sweep_of("main", "mnist", "tiny", "/digits"), tmp_path)
     assert {run.data.path for run in runs.values()} == {"/digits"} and {run.data.name for run in runs.values()} == {"mnist"}
+    named = lambda path: reproduce.sweep_of("main", "3dident", "tiny", path).run.data.name
+    assert (named(""), named("/images")) == ("3dident/procedural", "3dident")
 
 
 def test_reproduce_of_unknown_names_is_refused():

@@ -31,10 +31,10 @@ def scored(seed=0, label="ours", rule="cut", **of_truth) -> dict:
 def test_the_tables_hold_means_over_seeds_of_the_run_s_own_rule_beside_what_can_be_reached():
     blind = scored(label="blind", setting="no context module", other="x")
     errors, moved = truth_tables.truth_tables([scored(0), scored(1, plus=0.2), scored(1, plus=0.2), blind, results()])
-    assert errors.title == "quad_dependent, conv64, against the simulation" and errors.columns == ("seeds", "ours", "limit", "unchanged")
+    assert errors.title == "quad_dependent, conv64, under all sets of interventions" and errors.columns == ("seeds", "ours", "reference", "unchanged")
     rows = {heading: {row.label: row.cells for row in body} for heading, body in errors.groups}
     assert list(rows) == [
-        "All 4 sets of interventions: distance", "The 1 sets of 3 interventions or more: distance",
+        "The 4 sets that were scored: distance", "The 1 sets of 3 or more that were scored: distance",
         "What images would have been, single interventions: pixels", "What images would have been, held-out compositions: pixels",
         "What images would have been, single interventions: latents left alone", "What images would have been, held-out compositions: latents left alone",
     ]
@@ -44,10 +44,14 @@ def test_the_tables_hold_means_over_seeds_of_the_run_s_own_rule_beside_what_can_
     assert every[2].mean == pytest.approx((0.01 + 2 * 0.02 + 0.03) / 4) and every[3] is None
     assert many[1].mean == pytest.approx(0.7) and many[2].mean == pytest.approx(0.03)
     assert pixels[1].mean == pytest.approx(0.4) and pixels[2] == Estimate(pytest.approx(0.2 / 2**0.5)) and pixels[3] == Estimate(0.5)
-    assert rows["All 4 sets of interventions: distance"]["blind"][1].mean == pytest.approx(mean)
+    assert rows["The 4 sets that were scored: distance"]["blind"][1].mean == pytest.approx(mean)
     (_, body), = moved.groups
     assert [row.label for row in body] == ["ours", "blind", "true images"] and moved.columns[0] == "AUROC"
     assert [row.cells[0].mean for row in body] == pytest.approx([0.8, 0.7, 0.96]) and body[0].cells[3] is None
+    other = scored(label="other pixels")
+    other["truth"]["effects"]["true_images"]["scores"]["auroc"] = 0.5
+    (_, body), = truth_tables.truth_tables([scored(), other])[1].groups
+    assert [(row.label, row.cells[0].mean) for row in body[2:]] == [("true images, ours", 0.96), ("true images, other pixels", 0.5)]
     assert all(render(table) for table in (errors, moved) for render in (formats.text, formats.markdown, formats.latex, formats.html))
     assert max(map(len, "\n".join(map(formats.text, (errors, moved))).splitlines())) <= 120
 
@@ -63,8 +67,10 @@ def test_runs_that_were_scored_in_part_stand_beside_the_others():
 
 
 def test_the_csv_has_every_number_and_none_of_runs_without_truth():
-    lines = list(csv.DictReader(io.StringIO(context_report.comma_separated([scored(0), scored(1, plus=0.2)], True))))
+    again = scored(1) | {"truth": {}}  # the second seed once more, and not scored: it is one of two that have the truth
+    lines = list(csv.DictReader(io.StringIO(context_report.comma_separated([scored(0), scored(1, plus=0.2), again], True))))
     found = {(line["measure"], line["context"], line["source"]): float(line["mean"]) for line in lines if line["protocol"] == ""}
+    assert found["effects_auroc", "mean", "true images"] == 0.96 and found["effects_shd", "mean", "ours"] == 2 and found["effects_moved_in_vain", "mean", "ours"] == 0.6
     assert found["subsets", "many", "ours"] == pytest.approx(0.7) and found["effects_auroc", "mean", "ours"] == pytest.approx(0.8)
     assert found["counterfactual_pixel", "concept", "unchanged"] == 0.5 and ("subsets", "many", "unchanged") not in found
     assert "subsets" not in context_report.comma_separated([results() | {"label": "a"}])
@@ -73,7 +79,7 @@ def test_the_csv_has_every_number_and_none_of_runs_without_truth():
 def test_a_file_that_tells_something_else_is_named(tmp_path):
     broken = scored()
     del broken["truth"]["effects"]["scores"]
-    with pytest.raises(DamagedError, match=r"interventions.json is not as a run writes it \(KeyError.*score the run again \(--mode=ablate_interventions\)"):
+    with pytest.raises(DamagedError, match=r"interventions.json is not as a run writes it \(KeyError.*score the run again \(--mode=ablate_interventions --workdir="):
         system_reports.legible(broken, tmp_path)
     assert reading.read_truth(tmp_path) == {}
     (tmp_path / "interventions.json").write_text("{")

@@ -4,8 +4,8 @@ Letters: n images, H, W, C image, K concepts. Latents are those of the concepts,
 
 The truth keeps the exogenous noise of every row and replaces the mechanisms of the intervened concepts (`ContextData.counterfactuals`); their own noise keeps
 its rank, which no sample of single contexts determines. So the simulation itself, with the own noise of the intervened concepts drawn anew, is what a model can
-be asked for ("redrawn"): it and the truth are two draws of one law given all that is known, so that no answer which does not know that noise has a root mean
-squared error below "redrawn" over the root of two. Of `others`, the latents that were not intervened on, a model can know those exactly that are no effects of the
+be asked for ("redrawn"): it and the truth are two draws of one law given all that is known, so that no answer which makes no use of that noise has a root mean
+squared error below "redrawn" over the root of two; one that does may be better or worse by chance. Of `others`, the latents that were not intervened on, a model can know those exactly that are no effects of the
 intervened ones.
 """
 
@@ -79,7 +79,7 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
     Entry (j, k) is how far latent j moves when concept k alone is intervened on and all exogenous noise is kept: the mean absolute difference, learned as the
     probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
     "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned
-    movement off the diagonal that goes to concepts which the intervention does not truly move. "true_images" are the simulated ones of the same noise, read
+    movement off the diagonal that goes to concepts which the intervention does not truly move, None where none moves another. "true_images" are the simulated ones of the same noise, read
     by the same probe, which mistakes some movements for others: what a perfect model has.
     """
     names = dataset.training_contexts[1:]
@@ -93,7 +93,7 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
 
     def compared(found: np.ndarray) -> dict:
         varied = np.ptp(found[apart]) > 0 and np.ptp(true[apart]) > 0
-        in_vain = float(found[apart & ~causes].sum() / max(found[apart].sum(), 1e-12))
+        in_vain = float(found[apart & ~causes].sum() / max(found[apart].sum(), 1e-12)) if causes[apart].any() else None  # else it is all, of anything
         rank = float(spearmanr(found[apart], true[apart]).statistic) if varied else None
         return {"scores": graph.scores(found, causes), "rank_correlation": rank, "moved_in_vain": in_vain}
 

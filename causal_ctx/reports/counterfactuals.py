@@ -57,11 +57,22 @@ def tables(scores: dict) -> list[Table]:
 
 
 def effects_rows(moved: Mapping[str, Sequence[dict]]) -> tuple[Row, ...]:
-    """Cells in the order of EFFECTS of every label's `evaluation.counterfactuals.effects`, mean ± standard error; last of what the probe makes of true images."""
+    """Cells in the order of EFFECTS of every label's `evaluation.counterfactuals.effects`, mean ± standard error; last of what the probe makes of true images.
+
+    Those are one row where all labels have the same, as runs of the same images have.
+    """
+    row = lambda label, found: Row(label, tuple(effects_numbers(found).values()))
+    true = {label: row("true images", [effects["true_images"] for effects in found[:1]]) for label, found in moved.items()}
+    alike = len(set(true.values())) == 1
+    return *(row(label, found) for label, found in moved.items()), *(
+        [next(iter(true.values()))] if alike else [Row(f"true images, {label}", cells) for label, (_, cells) in true.items()]
+    )
+
+
+def effects_numbers(found: Sequence[dict]) -> dict[str, Estimate | None]:
+    """{column of EFFECTS: mean ± standard error} of the effects of several seeds; None for what none of them has."""
     numbers = lambda of: (*(of["scores"][name] for name in ("auroc", "shd", "precision", "recall")), of["rank_correlation"], of["moved_in_vain"])
-    row = lambda label, found: Row(label, tuple(map(estimate, zip(*map(numbers, found)))))
-    true = next(iter(moved.values()))[0]["true_images"]
-    return *(row(label, found) for label, found in moved.items()), row("true images", [true])
+    return dict(zip(EFFECTS, map(estimate, zip(*map(numbers, found)))))
 
 
 def pictures(run, scores: dict) -> list[Picture]:

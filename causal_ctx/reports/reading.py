@@ -69,7 +69,12 @@ RESULTS = {  # what every run has, as examples
 def read_truth(workdir) -> dict:
     """The dict of interventions.json, {} where the run was not scored against the simulation; DamagedError when it cannot be read."""
     path = Path(workdir) / "interventions.json"
-    return _read_json(path, "score the run again (--mode=ablate_interventions)") if path.exists() else {}
+    return _read_json(path, again(workdir)) if path.exists() else {}
+
+
+def again(workdir) -> str:
+    """How an interventions.json that is of no use is made anew."""
+    return f"score the run again (--mode=ablate_interventions --workdir={workdir})"
 
 
 def read_config(workdir) -> dict:

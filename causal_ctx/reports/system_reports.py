@@ -6,7 +6,7 @@ from pathlib import Path
 from causal_ctx.files import DamagedError
 from causal_ctx.methods import METHODS
 from causal_ctx.reports import context_report, transition_report
-from causal_ctx.reports.reading import read_fields, read_results, read_truth
+from causal_ctx.reports.reading import again, read_fields, read_results, read_truth
 from causal_ctx.reports.system_report import SystemReport
 from causal_ctx.reports.tables import Table
 
@@ -30,21 +30,24 @@ def summary_tables(results: Sequence[dict]) -> list[Table]:
 
 
 def labelled_results(named: Iterable[tuple[str, object]]) -> list[dict]:
-    """results.json of every (label, run), with its "label", "config" {dotted field: value} and "truth", interventions.json, as the tables take it.
+    """results.json of every (label, run), with its "label", "config" {dotted field: value} and, where there is one, "truth", interventions.json, as tables take it.
 
     Raises DamagedError for a file that is missing, or that the tables make no sense of.
     """
-    return [legible(read_results(run.workdir) | {"label": label, "config": read_fields(run.workdir), "truth": read_truth(run.workdir)}, run.workdir)
-            for label, run in named]
+    def result(label: str, workdir: Path) -> dict:
+        truth = read_truth(workdir)
+        return legible(read_results(workdir) | {"label": label, "config": read_fields(workdir)} | ({"truth": truth} if truth else {}), workdir)
+
+    return [result(label, run.workdir) for label, run in named]
 
 
 def legible(result: dict, workdir) -> dict:
     """The labelled result of the run in `workdir`. Raises DamagedError where there are no tables of it."""
     report = REPORTS[system_of(result)]
-    again = {"results.json": "evaluate the run again (--mode=evaluate)", "interventions.json": "score the run again (--mode=ablate_interventions)"}
+    remedy = {"results.json": "evaluate the run again (--mode=evaluate)", "interventions.json": again(workdir)}
     for file, part in (("results.json", {**result, "truth": {}}), ("interventions.json", result)):
         try:
             report.summary_tables([part]), report.detail_tables([part]), report.comma_separated([part], None)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise DamagedError(f"{Path(workdir) / file} is not as a run writes it ({type(error).__name__}: {error}); {again[file]}.") from error
+            raise DamagedError(f"{Path(workdir) / file} is not as a run writes it ({type(error).__name__}: {error}); {remedy[file]}.") from error
     return result

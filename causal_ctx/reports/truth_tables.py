@@ -5,19 +5,20 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from causal_ctx.evaluation.interventions import NO_MODULE
-from causal_ctx.reports.counterfactuals import EFFECTS, EFFECTS_NOTE, effects_rows
+from causal_ctx.reports.counterfactuals import EFFECTS, EFFECTS_NOTE, effects_numbers, effects_rows
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.tables import Row, Table, by_method, estimate
 
-COLUMNS = ("seeds", "ours", "limit", "unchanged")
+COLUMNS = ("seeds", "ours", "reference", "unchanged")
 LEAST = {"all": 0, "many": 3}  # interventions at once; more than two are in no held-out composition of the supplied data sets
 GROUPS = {"concept": "single interventions", "composition": "held-out compositions"}
 KINDS = {"pixel": "pixels", "others": "latents left alone"}
 NOTE = (
-    "Lower is better. Distances are sliced Wasserstein distances of generated to simulated images, strict, under the composition rule of the run; their limit is "
-    "the floor of the data. Counterfactuals are root mean squared errors of observational images that were encoded and decoded under the interventions: pixels "
-    "in [0, 1], and the latents that were not intervened on, in observational standard deviations. Their limit is the error that no answer is below which does "
-    "not know the new own noise of the intervened concepts; unchanged: that of the image as it was."
+    "Lower is better. Distances are sliced Wasserstein distances of generated to real or simulated images, strict, under the composition rule of the run; their "
+    "reference is the floor of the data. Counterfactuals are root mean squared errors of observational images that were encoded and decoded under the "
+    "interventions: pixels in [0, 1], and the latents that were not intervened on, in observational standard deviations. Their reference is the least error of an "
+    "answer that makes no use of the own noise of the intervened concepts, of which no image tells how it hangs together with their new values: redrawn over the "
+    "root of two. Unchanged: the error of the image as it was."
 )
 
 
@@ -28,13 +29,13 @@ def truth_tables(results: Iterable[dict]) -> list[Table]:
 
 
 def numbers(results: list[dict]) -> Iterator[tuple[str, str, str, str, Estimate]]:
-    """As `tables.numbers`, of no protocol: measures "subsets", "counterfactual_pixel" and so on, and "effects_auroc"."""
-    scored = [result for result in _seeds(results) if result.get("truth")]
+    """As `tables.numbers`, of no protocol: measures "subsets", "counterfactual_pixel" and so on, and "effects_auroc" and so on, also of "true images"."""
+    scored = _seeds(result for result in results if result.get("truth"))
     for measure in _measures(scored):
-        sources = zip(("ours", "limit", "unchanged"), _cells(scored, measure))
+        sources = zip(COLUMNS[1:], _cells(scored, measure))
         yield from (("", measure.name, measure.context, source, found) for source, found in sources if found)
-    if moved := estimate(effects["scores"]["auroc"] for effects in _effects(scored)):
-        yield "", "effects_auroc", "mean", "ours", moved
+    for source, moved in {"ours": _effects(scored), "true images": [effects["true_images"] for effects in _effects(scored)[:1]]}.items():
+        yield from (("", f"effects_{name.lower().replace(' ', '_')}", "mean", source, found) for name, found in effects_numbers(moved).items() if found)
 
 
 class _Measure(NamedTuple):
@@ -47,7 +48,7 @@ def _tables(name: str, methods: dict[str, list[dict]]) -> Iterator[Table]:
     methods = {label: _seeds(results) for label, results in methods.items()}
     measures = dict.fromkeys(measure for results in methods.values() for measure in _measures(results))
     groups = tuple((measure.heading, tuple(_row(label, results, measure) for label, results in methods.items())) for measure in measures)
-    yield Table(f"{name}, against the simulation", "method", groups, NOTE, COLUMNS)
+    yield Table(f"{name}, under all sets of interventions", "method", groups, NOTE, COLUMNS)
     moved = {label: effects for label, results in methods.items() if (effects := _effects(results))}
     if moved:
         rows = (("all single interventions", effects_rows(moved)),)
@@ -59,8 +60,8 @@ def _measures(results: list[dict]) -> Iterator[_Measure]:
     for truth in (result["truth"] for result in results):
         for context, least in LEAST.items():
             if count := sum(group["subsets"] for group in _groups(truth, least)):
-                sets = f"All {count} sets of interventions" if least == 0 else f"The {count} sets of {least} interventions or more"
-                yield _Measure("subsets", context, f"{sets}: distance")
+                of_many = f" of {least} or more" if least else ""
+                yield _Measure("subsets", context, f"The {count} sets{of_many} that were scored: distance")
         means = truth.get("counterfactuals", {}).get("mean", {})
         yield from (_Measure(f"counterfactual_{kind}", context, f"What images would have been, {GROUPS[context]}: {KINDS[kind]}")
                     for kind in KINDS for context in GROUPS if kind in means.get(context, {}))
@@ -72,7 +73,7 @@ def _row(label: str, results: list[dict], measure: _Measure) -> Row:
 
 
 def _cells(results: list[dict], measure: _Measure) -> tuple[Estimate | None, ...]:
-    """(ours, limit, unchanged) over the results that have the measure."""
+    """(ours, reference, unchanged) over the results that have the measure."""
     return tuple(map(estimate, zip(*(_values(result, measure) for result in results if measure in _measures([result]))))) or (None, None, None)
 
 
@@ -99,6 +100,6 @@ def _groups(truth: dict, least: int) -> list[dict]:
     return [group for size, group in truth["by_size"].items() if int(size) >= least]
 
 
-def _seeds(results: list[dict]) -> list[dict]:
+def _seeds(results: Iterable[dict]) -> list[dict]:
     """One result per seed: one that was run twice counts once."""
     return list({result["seed"]: result for result in results}.values())
