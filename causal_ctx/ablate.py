@@ -18,13 +18,13 @@ from causal_ctx.reports import counterfactuals as counterfactual_reports
 from causal_ctx.reports import figures, interventions, reading, system_reports
 from causal_ctx.run import Run, load_run, load_runs
 from causal_ctx.start import sourced
-from causal_ctx.workdir import WorkdirError, prepare, refuse_empty, report, take
+from causal_ctx.workdir import WorkdirError, prepare, refuse_empty, report, take, write_report
 
 LOG = logging.getLogger(__name__)
 
 
 def ablate_interventions(config: ml_collections.ConfigDict | None, workdir: Path) -> dict:
-    """Writes interventions.json and figures of the trained run in `workdir`, and prints the means by number of interventions; returns what interventions.json holds.
+    """Writes interventions.json and figures of the trained run in `workdir`, its page anew, and prints the means by number of interventions; returns what interventions.json holds.
 
     Where the data set knows what an image would have been, counterfactuals and what interventions move are scored too (`evaluation.counterfactuals`). In a
     folder of runs, which takes no config, all with contexts are scored that were not yet, and reported as by `workdir.report`, which is returned; one that
@@ -42,6 +42,8 @@ def ablate_interventions(config: ml_collections.ConfigDict | None, workdir: Path
         scores = _score(load_run(workdir))
     except NonFiniteImagesError as error:
         raise WorkdirError(f"{workdir} cannot be scored: {error}") from error
+    if (workdir / "results.json").exists():
+        write_report(reading.read_folder(workdir), workdir)
     print(*filter(None, (interventions.table(scores), counterfactual_reports.text(scores))), sep="\n\n")
     return scores
 

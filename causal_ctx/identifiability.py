@@ -7,6 +7,7 @@ in place of the theorem's. Runs on the CPU, in float64.
 
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,6 +33,8 @@ from causal_ctx.models import linear_concepts as model
 from causal_ctx.progress import Progress
 from causal_ctx.reports import figures, identifiability as reports
 from causal_ctx.workdir import WorkdirError
+
+LOG = logging.getLogger(__name__)
 
 
 class Condition(NamedTuple):
@@ -85,6 +88,7 @@ def run(config: ml_collections.ConfigDict | None, workdir: Path, size: Size = Si
     study = read(file, size)
     done = {(case["condition"], case["seed"]) for case in study["cases"]}
     cases = [(name, seed) for seed in range(size.seeds) for name in CONDITIONS if (name, seed) not in done]
+    LOG.info("%d truths under %d conditions, each fitted from %d starts; finished ones are kept in %s.", size.seeds, len(CONDITIONS), size.restarts, file)
     with Progress("fit", len(CONDITIONS) * size.seeds * size.restarts, len(done) * size.restarts) as progress:
         for name, seed in cases:
             study["cases"].append({"condition": name, "seed": seed, **score(CONDITIONS[name], seed, size, lambda name=name: progress.advance(1, name))})

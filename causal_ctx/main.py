@@ -111,7 +111,8 @@ def perform(tell: Callable[[dict], None]) -> int:
     if "://" in (workdir or ""):
         return refuse(f"--workdir={workdir} is an address, and runs need a folder, where files are renamed and locked; mount it on every host and name where.")
     if config is None and mode not in WITHOUT_CONFIG:
-        return refuse("No --config was given; try --config=configs/quad_dependent.py:cpu.")
+        there = f", and {workdir} holds no run to take it from" if mode in OF_A_RUN else ""
+        return refuse(f"No --config was given{there}; try --config=configs/quad_dependent.py:cpu.")
     if COMPILATION_CACHE.value:
         programs.keep()
     tell(MODES[mode](config, Path(workdir or ".")))

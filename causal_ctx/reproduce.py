@@ -45,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:
         LOG.info("Published under protocol paper, %s: %s.", label, ", ".join(f"{heading} {cell}" for heading, cell in told.items()))
     if missing:
         LOG.info("Timing a training step here, to tell what they will cost.")
-        LOG.info("Training them will take about %s here, scoring not counted.", duration(cost_seconds(missing)))
+        LOG.info("Training them will take about %s here; compiling, scoring and the report come on top, and take longer than that where runs are small.", duration(cost_seconds(missing)))
     return sweep.run(config, workdir)
 
 

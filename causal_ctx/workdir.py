@@ -116,6 +116,7 @@ def write_report(folder: reading.Folder, workdir: Path) -> None:
     """Writes tables, figures and page of the runs in `folder` into `workdir`. Raises WorkdirError where there are none."""
     began = time.monotonic()
     refuse_empty(folder, workdir)
+    LOG.info("Drawing the report of %s.", workdir)
     page.write_report(load_runs(folder.evaluated), workdir / "report.html", workdir / "figures", folder)
     LOG.info("Reported %s in %s.", workdir, duration(time.monotonic() - began))
 

@@ -253,7 +253,12 @@ def test_a_run_of_simulated_data_is_scored_against_the_truth(trained, monkeypatc
     monkeypatch.setattr("causal_ctx.data.load", lambda _: known)
     distances = {"subsets": {"obs": {"size": 0, "distance": {"a": 1.0}}}, "by_size": {"0": {"subsets": 1, "floor": 0.1, "distance": {"a": 1.0}}}}
     monkeypatch.setattr(ablate, "subset_distances", lambda *_: dict(distances))
+    drawn = []
+    monkeypatch.setattr(ablate, "write_report", lambda of, where: drawn.append((of.evaluated, where)))
+    (folder / "results.json").write_text(json.dumps(results()))
     ablate.ablate_interventions(config, folder)
+    (folder / "results.json").unlink()
+    assert drawn == [((folder,), folder)]
     scores = json.loads((folder / "interventions.json").read_text())
     assert set(scores["counterfactuals"]["contexts"]) == {"light", "red", "dark", "light+red"} and np.shape(scores["effects"]["learned"]) == (3, 3)
     deviations = known.concept_latents(known.train_latents["obs"]).std(axis=0)

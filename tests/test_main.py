@@ -72,7 +72,7 @@ def called(program, tmp_path):
     (["--config=configs/nowhere.py"], "The config file configs/nowhere.py does not exist"),
     ([CONFIG, "train"], "The argument 'train' is not a flag; write --name=value."),
     ([CONFIG], "No --workdir was given"),
-    (["--workdir=w"], "No --config was given"),
+    (["--workdir=w"], "No --config was given, and w holds no run to take it from; try --config="),
     ([CONFIG, "--workdir=gs://bucket/w"], "--workdir=gs://bucket/w is an address, and runs need a folder"),
     ([CONFIG, "--workdir=/proc/w"], "--workdir=/proc/w cannot be written"),
     (["--mode=doctor", "--output=json"], "--mode=doctor has nothing to say in JSON; leave --output=json out"),

@@ -23,7 +23,7 @@ LAW_NOTE = (
     "lower is better, in the contexts seen and under all sets of two or more interventions. Excess: by how many nats observations of the contexts seen that were "
     "held out are less likely than under the truth."
 )
-MARKS = "Hollow: never intervened on. Dotted: two samples of the truth."
+MARKS = "Hollow: never intervened on. Dotted: two samples of the truth, in the colour of the law that they are of."
 
 
 def text(study: dict, conditions: Mapping) -> str:
@@ -62,7 +62,8 @@ def picture(study: dict, conditions: Mapping) -> Picture:
                 recovered.plot([value], [line + 0.18 * (k - (count - 1) / 2)], **keys[f"concept {k + 1}"] | ({"markerfacecolor": "none"} if k in condition.without else {}))
             for i, kind in enumerate(DISTANCES):
                 laws.plot([case["distance"][kind]], [line + 0.2 * (i - 0.5)], **keys[DISTANCES[kind]])
-    laws.axvline(float(np.mean([list(case["floor"].values()) for case in study["cases"]])), **charts.FLOOR)
+    for kind, heading in DISTANCES.items():
+        laws.axvline(float(np.mean([case["floor"][kind] for case in study["cases"]])), **charts.FLOOR | {"color": keys[heading]["color"]})
     for axis, title, labels in ((recovered, "recovery of concepts, R2", names), (laws, "distance of the laws, standard deviations", [""] * len(names))):
         charts.finish(axis, title)
         axis.set_yticks(range(len(names)), labels)

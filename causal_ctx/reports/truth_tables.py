@@ -1,6 +1,5 @@
 """What simulated ground truth says of runs that `--mode=ablate_interventions` has scored: "truth" of a labelled result, its interventions.json. Pure functions."""
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -9,16 +8,17 @@ from causal_ctx.reports.counterfactuals import EFFECTS, EFFECTS_NOTE, effects_nu
 from causal_ctx.reports.published import Estimate
 from causal_ctx.reports.tables import Row, Table, by_method, estimate
 
-COLUMNS = ("seeds", "ours", "reference", "unchanged")
+COLUMNS = ("seeds", "ours", "floor", "redrawn", "unchanged")
 LEAST = {"all": 0, "many": 3}  # interventions at once; more than two are in no held-out composition of the supplied data sets
 GROUPS = {"concept": "single interventions", "composition": "held-out compositions"}
 KINDS = {"pixel": "pixels", "others": "latents left alone"}
 NOTE = (
     "Lower is better. Distances are sliced Wasserstein distances of generated to real or simulated images, strict, under the composition rule of the run; their "
-    "reference is the floor of the data. Counterfactuals are root mean squared errors of observational images that were encoded and decoded under the "
-    "interventions: pixels in [0, 1], and the latents that were not intervened on, in observational standard deviations. Their reference is the least error of an "
-    "answer that makes no use of the own noise of the intervened concepts, of which no image tells how it hangs together with their new values: redrawn over the "
-    "root of two. Unchanged: the error of the image as it was."
+    "floor is that of the data. Counterfactuals are root mean squared errors of observational images that were encoded and decoded under the interventions: "
+    "pixels in [0, 1], and latents that were not intervened on, as a probe reads them, in observational standard deviations. Floor: the true image, encoded and "
+    "decoded under its own interventions for pixels, and read by the probe for latents. Redrawn: the simulation with other own noise of the intervened concepts, "
+    "of which no image tells how it hangs together with their new values; over the root of two it is the least error of an answer that makes no use of that "
+    "noise. Unchanged: the image as it was."
 )
 
 
@@ -73,17 +73,17 @@ def _row(label: str, results: list[dict], measure: _Measure) -> Row:
 
 
 def _cells(results: list[dict], measure: _Measure) -> tuple[Estimate | None, ...]:
-    """(ours, reference, unchanged) over the results that have the measure."""
-    return tuple(map(estimate, zip(*(_values(result, measure) for result in results if measure in _measures([result]))))) or (None, None, None)
+    """(ours, floor, redrawn, unchanged) over the results that have the measure."""
+    return tuple(map(estimate, zip(*(_values(result, measure) for result in results if measure in _measures([result]))))) or (None,) * 4
 
 
-def _values(result: dict, measure: _Measure) -> tuple[float, float, float | None]:
+def _values(result: dict, measure: _Measure) -> tuple[float | None, ...]:
     if measure.name == "subsets":
         groups = _groups(result["truth"], LEAST[measure.context])
         mean = lambda of: sum(group["subsets"] * of(group) for group in groups) / sum(group["subsets"] for group in groups)
-        return mean(lambda group: group["distance"][_setting(result, group)]), mean(lambda group: group["floor"]), None
+        return mean(lambda group: group["distance"][_setting(result, group)]), mean(lambda group: group["floor"]), None, None
     errors = result["truth"]["counterfactuals"]["mean"][measure.context][measure.name.removeprefix("counterfactual_")]
-    return errors["model"], errors["redrawn"] / math.sqrt(2), errors["unchanged"]
+    return errors["model"], errors["floor"], errors["redrawn"], errors["unchanged"]
 
 
 def _setting(result: dict, group: dict) -> str:
