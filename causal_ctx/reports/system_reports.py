@@ -45,7 +45,8 @@ def legible(result: dict, workdir) -> dict:
     """The labelled result of the run in `workdir`. Raises DamagedError where there are no tables of it."""
     report = REPORTS[system_of(result)]
     remedy = {"results.json": "evaluate the run again (--mode=evaluate)", "interventions.json": again(workdir)}
-    for file, part in (("results.json", {**result, "truth": {}}), ("interventions.json", result)):
+    parts = {"results.json": {**result, "truth": {}}} | ({"interventions.json": result} if result.get("truth") else {})
+    for file, part in parts.items():
         try:
             report.summary_tables([part]), report.detail_tables([part]), report.comma_separated([part], None)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
