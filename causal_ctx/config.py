@@ -65,11 +65,11 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.objective.beta = 1.0  # weight of the KL
     config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
     config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
-    config.objective.group_penalty = 0.0  # on the block norms of the effective causal matrix
-    config.objective.l2_penalty = 0.0  # on its Frobenius norm
+    config.objective.group_penalty = config.objective.l2_penalty = 0.0  # on the block norms of the effective causal matrix, and on its Frobenius norm
 
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
     config.train.contexts_per_micro_batch = AUTO  # or one, mixed
+    config.train.energy_patches = 4  # a side, or 2, or 1, the whole image: the parts of images that objective.energy_penalty compares
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
@@ -220,7 +220,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
         raise ConfigError(wrong)
     for field, choices in CHOICES[system].items():
         if fields[field] not in choices:
-            raise ConfigError(f"{field} is {fields[field]!r}; choose one of {', '.join(choices)}.")
+            raise ConfigError(f"{field} is {fields[field]!r}; choose one of {', '.join(map(str, choices))}.")
     for field in POSITIVE[system]:
         if not 0 < fields[field] < math.inf:
             raise ConfigError(f"{field} is {fields[field]}; it must be positive and finite.")
@@ -250,6 +250,7 @@ CHOICES = {
         "model.composition": (AUTO, *context_module.COMPOSITION),
         **dict.fromkeys(("model.module_normalisation", "model.backbone_normalisation"), (AUTO, *normalisation.KINDS)),
         "train.contexts_per_micro_batch": (AUTO, "one", "mixed"),
+        "train.energy_patches": (1, 2, 4),
         "train.frozen_statistics": ("moving", "fixed"),
         "train.compute_dtype": ("float32", "bfloat16"),
     },
@@ -311,8 +312,7 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
     if m.depth < 2:
         raise ConfigError(f"model.depth is {m.depth}; it counts width points, so give at least 2.")
     module, backbone = (choice(config, f"model.{part}_normalisation") for part in ("module", "backbone"))
-    batch_normalised = {module, backbone} != {"group"}
-    if batch_normalised and min(t.micro_batch, config.evaluation.calibration_images) < 2:
+    if {module, backbone} != {"group"} and min(t.micro_batch, config.evaluation.calibration_images) < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
     if module == "group" and m.concept_width < 2:
         raise ConfigError(f"model.concept_width is {m.concept_width}; group normalisation of one feature is constant, so give at least 2.")

@@ -24,10 +24,10 @@ USUAL = {
 SHARED_NOISE = {
     "model.posterior": "told",
     "model.composition": "cut",
-    "model.module_normalisation": "batch",
-    "model.backbone_normalisation": "batch",
+    "model.module_normalisation": "group",
+    "model.backbone_normalisation": "group",
     "train.contexts_per_micro_batch": "mixed",
-    "objective.energy_penalty": 2.0,
+    "objective.energy_penalty": 4.0,
     "objective.moment_penalty": 4.0,
 }
 

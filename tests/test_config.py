@@ -11,6 +11,7 @@ from causal_ctx import config as configs
     ("model.noise_mixing", "none", "model.noise_mixing is 'none'; choose one of reference, block"),
     ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of auto, batch, generated, group"),
     ("train.contexts_per_micro_batch", "two", "choose one of auto, one, mixed"),
+    ("train.energy_patches", 3, "train.energy_patches is 3; choose one of 1, 2, 4"),
     ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),

@@ -1,4 +1,4 @@
-"""BatchNorm is Flax's, in value, gradient and statistics."""
+"""BatchNorm and GroupNorm are Flax's, in value, gradient and statistics."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from causal_ctx.models.normalisation import BatchNorm
+from causal_ctx.models.normalisation import BatchNorm, GroupNorm, Norm
 
 
 @pytest.fixture
@@ -55,3 +55,29 @@ def test_bfloat16_is_standardised_in_float32(pair):
     assert y.dtype == jnp.bfloat16 and updated["batch_stats"]["mean"].dtype == jnp.float32
     np.testing.assert_allclose(y.astype(jnp.float32).mean(axis=0), variables["params"]["bias"].astype(jnp.float32), atol=0.02)
     np.testing.assert_allclose(y.astype(jnp.float32).std(axis=0), variables["params"]["scale"].astype(jnp.float32), rtol=0.02)
+
+
+@pytest.mark.parametrize("shape, groups", [((6, 4, 5, 12), 1), ((6, 4, 5, 12), 3), ((6, 4, 5, 12), 12), ((6, 12), 1), ((6, 12), 3)])
+def test_it_is_flax_groupnorm(shape, groups, key):
+    theirs, ours = nn.GroupNorm(num_groups=groups, epsilon=1e-5), GroupNorm(groups)
+    x = jax.random.normal(key, shape) * jnp.arange(1.0, 13.0).reshape(*[1] * (len(shape) - 1), 12) + 3
+    params = {"scale": jnp.linspace(0.5, 2.0, 12), "bias": jnp.linspace(-1.0, 1.0, 12)}
+    probe = jax.random.normal(jax.random.key(5), shape)
+    value = lambda layer: lambda p, x: (layer.apply({"params": p}, x) ** 2 * probe).sum()
+    found, wanted = (jax.jit(jax.value_and_grad(value(layer), argnums=(0, 1)))(params, x) for layer in (ours, theirs))
+    assert jax.tree.structure(found) == jax.tree.structure(wanted) and jax.tree.structure(ours.init(key, x)) == jax.tree.structure(theirs.init(key, x))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
+
+
+def test_groups_make_an_example_independent_of_its_batch(key):
+    x = jax.random.normal(key, (5, 3, 3, 8))
+    layer = Norm("group", groups=4)
+    variables = layer.init(key, x, True)
+    np.testing.assert_allclose(layer.apply(variables, x, True)[:1], layer.apply(variables, x[:1], False), rtol=1e-6, atol=1e-6)
+    assert set(variables) == {"params"}
+
+
+def test_features_that_fall_into_no_groups_are_refused(key):
+    with pytest.raises(ValueError, match="10 features do not fall into 4 groups"):
+        GroupNorm(4).init(key, jnp.zeros((2, 10)))

@@ -105,17 +105,28 @@ def test_energy_distance_is_that_of_pairs_of_one_context():
     np.testing.assert_allclose(vae.energy_distance(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), together), expected, rtol=1e-4)
 
 
+def test_energy_distance_of_parts_is_the_mean_of_their_own(key):
+    """4 x 6 images in 2 x 2 parts, cut by hand; a difference in one part counts there alone."""
+    x, y = jax.random.uniform(key, (2, 5, 4, 6, 3))
+    together = np.ones((5, 5), bool)
+    parts = [(slice(None), slice(2 * i, 2 * i + 2), slice(3 * j, 3 * j + 3)) for i in range(2) for j in range(2)]
+    expected = np.mean([vae.energy_distance(x[part], y[part], together) for part in parts])
+    np.testing.assert_allclose(vae.energy_distance(x, y, together, patches=2), expected, rtol=1e-5)
+    changed = x.at[parts[3]].set(y[parts[3]])
+    np.testing.assert_allclose(vae.energy_distance(x, changed, together, patches=2), vae.energy_distance(x[parts[3]], y[parts[3]], together) / 4 + sum(vae.energy_distance(x[part], x[part], together) for part in parts[:3]) / 4, rtol=1e-4)
+
+
 def test_energy_distance_has_no_bias_and_sees_what_moments_do_not():
     """Batches of six of one law have none on average; laws of equal mean and covariance, a normal and a two-pointed one, have some. The gradient is finite at zero."""
     random, num, together = np.random.default_rng(0), 50_000, np.ones((6, 6), bool)
-    normal = lambda: jnp.asarray(random.standard_normal((num, 6, 1)), jnp.float32)
-    signs = jnp.asarray(random.choice([-1.0, 1.0], (num, 6, 1)), jnp.float32)
+    normal = lambda: jnp.asarray(random.standard_normal((num, 6, 1, 1, 1)), jnp.float32)
+    signs = jnp.asarray(random.choice([-1.0, 1.0], (num, 6, 1, 1, 1)), jnp.float32)
     estimate = jax.vmap(vae.energy_distance, in_axes=(0, 0, None))
     for other, far in ((normal(), False), (signs, True)):
         values = estimate(normal(), other, together)
         error = float(values.std()) / np.sqrt(num)
         assert (float(values.mean()) > 8 * error) if far else float(values.mean()) == pytest.approx(0, abs=4 * error)
-    assert jnp.isfinite(jax.grad(lambda y: vae.energy_distance(jnp.ones((6, 3)).at[0].set(0), y, together))(jnp.ones((6, 3)))).all()
+    assert jnp.isfinite(jax.grad(lambda y: vae.energy_distance(jnp.ones((6, 1, 1, 3)).at[0].set(0), y, together))(jnp.ones((6, 1, 1, 3)))).all()
 
 
 def test_images_are_generated_beside_the_reconstructions(key):
@@ -188,4 +199,5 @@ def test_bfloat16_is_what_layers_hand_on_and_nothing_else(method, key):
     assert float(ours) == pytest.approx(float(exact), rel=0.01) and ours != exact
     flat = lambda tree: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
     cosine = lambda a, b: a @ b / jnp.linalg.norm(a) / jnp.linalg.norm(b)
-    assert cosine(flat(gradient), flat(exact_gradient)) > 0.95 and cosine(flat(stats), flat(exact_stats)) > 0.9999
+    assert cosine(flat(gradient), flat(exact_gradient)) > 0.95
+    assert cosine(flat(stats), flat(exact_stats)) > 0.9999 if method == "cm_end_to_end" else not jax.tree.leaves(stats)

@@ -20,8 +20,9 @@ class ContextVAE(NamedTuple):
     """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, group_penalty and l2_penalty.
 
     image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the penalty on the images that are
-    generated, that on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to
-    layer; parameters, their gradients, statistics and the loss are float32 throughout.
+    generated, that on moments, any on causal weights counts. energy_patches: a side, the parts in which generated images are compared with real ones.
+    compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are
+    float32 throughout.
     """
 
     model: ConvVAE
@@ -31,6 +32,7 @@ class ContextVAE(NamedTuple):
     energy_penalised: bool
     moments_penalised: bool
     penalised: bool
+    energy_patches: int
     compute_dtype: str = "float32"
     unit: str = "nats"
     told: tuple[str, ...] = ("loss_nats", "reconstruction_nats", "kl_nats")
@@ -57,7 +59,7 @@ class ContextVAE(NamedTuple):
         loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(self.model.heard(targets))
         if self.energy_penalised:
             rows, columns, _ = self.image_shape
-            terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(generated), together)
+            terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(generated), together, self.energy_patches)
             loss = loss + numbers["energy_penalty"] * terms["energy_nats"]
         if self.moments_penalised:
             terms["moment_nats"] = vae.moment_distance(posterior, together)

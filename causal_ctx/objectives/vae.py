@@ -40,16 +40,24 @@ def moment_distance(posterior: Posterior, together: jax.Array) -> jax.Array:
     return _mean_of(of_pairs, together & ~_same(mean))
 
 
-def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array) -> jax.Array:
+def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, patches: int = 1) -> jax.Array:
     """How far `generated` images of a context are from `real` ones in distribution, in the images' unit.
 
-    Both [B, ...], example i of both under the same targets, together [B, B] the pairs of one context -> scalar: 2 E|x - y| - E|x - x'| - E|y - y'| with
-    |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). Pairs of different
-    examples estimate it without bias, so single values can be negative. Not part of the published objective.
+    Both [B, H, W, C], example i of both under the same targets, together [B, B] the pairs of one context -> scalar: 2 E|x - y| - E|x - x'| - E|y - y'| with
+    |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). With `patches`, a
+    divisor of H and W, it is the mean of the distances of the patches x patches parts of the images, each by itself: a difference that is small beside the
+    whole image is not in its part. Pairs of different examples estimate it without bias, so single values can be negative. Not part of the published objective.
     """
-    x, y = (images.reshape(len(images), -1) for images in (real, generated))
-    others = together & ~_same(x)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
-    return 2 * _mean_of(_distances(x, y), others) - _mean_of(_distances(x, x), others) - _mean_of(_distances(y, y), others)
+    x, y = (_patches(images, patches) for images in (real, generated))
+    others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
+    expected = lambda a, b: _mean_of(jax.vmap(_distances)(a, b).mean(axis=0), others)
+    return 2 * expected(x, y) - expected(x, x) - expected(y, y)
+
+
+def _patches(images: jax.Array, number: int) -> jax.Array:
+    """[B, H, W, C] in number x number parts: [number^2, B, values of a part]."""
+    rows = images.reshape(len(images), number, images.shape[1] // number, number, -1)  # [B, number, H / number, number, W / number * C]
+    return rows.transpose(1, 3, 0, 2, 4).reshape(number**2, len(images), -1)
 
 
 def _same(x: jax.Array) -> jax.Array:

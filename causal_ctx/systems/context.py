@@ -71,6 +71,7 @@ def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: 
         energy_penalised=any(choice(run, "objective.energy_penalty") for run in runs),
         moments_penalised=any(choice(run, "objective.moment_penalty") for run in runs),
         penalised=module and any(penalties),
+        energy_patches=config.train.energy_patches,
         compute_dtype=config.train.compute_dtype,
     )
 

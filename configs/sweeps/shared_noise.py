@@ -2,7 +2,7 @@
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
-Mixed micro-batches and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What came out is in the
+Mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What came out is in the
 README: the energy distance does most, moments hold compositions, and telling the encoder its targets shows no effect. Weights between and beyond these values:
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=0.5,2.0,8.0 --workdir=runs/energy
@@ -13,5 +13,5 @@ from causal_ctx import config, sweep
 
 def get_config(size: str = "paper"):
     """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
-    parts = {"method": ("cm_shared_noise",), "model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 2.0), "objective.moment_penalty": (0.0, 4.0)}
+    parts = {"method": ("cm_shared_noise",), "model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 4.0), "objective.moment_penalty": (0.0, 4.0)}
     return sweep.sweep(config.resize(config.default(), size), parts | {"seed": range(5)})
