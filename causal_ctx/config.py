@@ -314,8 +314,8 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
     module, backbone = (choice(config, f"model.{part}_normalisation") for part in ("module", "backbone"))
     if {module, backbone} != {"group"} and min(t.micro_batch, config.evaluation.calibration_images) < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
-    if module == "group" and m.concept_width < 2:
-        raise ConfigError(f"model.concept_width is {m.concept_width}; group normalisation of one feature is constant, so give at least 2.")
+    if module == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
+        raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")
     for name in ("energy_penalty", "moment_penalty"):
         if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
             raise ConfigError(f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own.")

@@ -8,6 +8,7 @@ import numpy as np
 
 from causal_ctx import config as configs
 from causal_ctx.files import DamagedError, write_atomically
+from causal_ctx.methods import settled
 
 WEIGHTS = "params.npz"
 
@@ -22,7 +23,7 @@ def export(config, workdir: Path) -> None:
     np.savez(stream, **{name: np.asarray(leaf) for name, leaf in named(best_state(run).variables).items()})
     folder.mkdir(exist_ok=True)
     write_atomically(folder / WEIGHTS, stream.getvalue())
-    write_atomically(folder / "config.json", configs.to_json(run.config))
+    write_atomically(folder / "config.json", configs.to_json(settled(run.config)))
     print(f"Weights: {folder / WEIGHTS}")
 
 

@@ -1,5 +1,6 @@
 """The methods as data: what each is, sees and trains, and from which run it starts (spec section 3; for the two of CT-VAE spec/ctvae.md section 4)."""
 
+import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -84,3 +85,12 @@ def choice(config: ml_collections.ConfigDict, field: str) -> object:
     """The value that a dotted field of a run's config has, as in `chosen`."""
     block, name = field.split(".")
     return chosen({"method": config.method, field: config[block][name]})[field]
+
+
+def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy of a run's config that leaves nothing to its method: what is written down, so that a run stays what it was when its method changes."""
+    fixed = copy.deepcopy(config)
+    for block, _, name in (field.partition(".") for field in USUAL):
+        if name in fixed[block]:
+            fixed[block][name] = choice(config, f"{block}.{name}")
+    return fixed

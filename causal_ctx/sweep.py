@@ -137,7 +137,7 @@ def shape_of(run: ml_collections.ConfigDict) -> str:
     method = METHODS[run.method]
     fields = chosen(configs.flat(run.to_dict()))
     fixed = {field: value for field, value in fields.items() if not varies(field)}
-    generates = fields.get("objective.energy_penalty", 0) > 0  # beside its reconstructions, in one batch of normalisation
+    generates = fields.get("objective.energy_penalty", 0) > 0  # beside its reconstructions, for batch normalisation in one batch with them
     return json.dumps([fixed, generates, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 

@@ -16,7 +16,7 @@ from causal_ctx import parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.evaluation.wasserstein import NonFiniteImagesError
 from causal_ctx.files import write_atomically
-from causal_ctx.methods import METHODS, chosen
+from causal_ctx.methods import METHODS, chosen, settled
 from causal_ctx.progress import duration
 from causal_ctx.reports import formats, labels, page, reading, system_reports
 from causal_ctx.run import load_data, load_run, load_runs
@@ -182,7 +182,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Makes `workdir` and its config.json. Raises WorkdirError if it cannot be written, or holds a run of another config of which anything is there."""
     refuse_other(config, workdir)
     parallel.meet("looked at what is there")
-    make(workdir, {"config.json": configs.to_json(config)})
+    make(workdir, {"config.json": configs.to_json(settled(config))})
 
 
 def started(workdir: Path) -> bool:

@@ -95,10 +95,11 @@ def test_noise_layer_against_brute_force(key, name, mixing):
     np.testing.assert_allclose(cm.noise_layer(z[None], obs, ivn, jnp.asarray(t)[None], mixing)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "group"])
 @pytest.mark.parametrize("mixing", cm.NOISE_MIXING)
-def test_whole_module_hides_unintervened_noise_from_an_intervened_concept(key, mixing):
+def test_whole_module_hides_unintervened_noise_from_an_intervened_concept(key, mixing, normalisation):
     """Before unpooling, through noise, expressive and causal layers: zero effect of noise 0, 2, 3 on intervened concept 1; some effect the other way."""
-    module, variables = build(noise_mixing=mixing)
+    module, variables = build(noise_mixing=mixing, normalisation=normalisation)
     params = variables["params"] | {"unpool": {"linear": {"kernel": jnp.eye(K * W_OUT), "bias": jnp.zeros(K * W_OUT)}}}
     module = module.clone(out_features=K * W_OUT)
     targets = jnp.array([TARGETS["single"]])

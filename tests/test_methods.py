@@ -220,6 +220,20 @@ def test_a_choice_left_to_the_method_is_the_methods():
     assert all(config.get(block)[name] in ("auto", -1.0) for block, _, name in (field.partition(".") for field in USUAL) for config in [tiny.config()])
 
 
+def test_a_run_writes_down_what_its_method_chose(tmp_path, monkeypatch):
+    """So it stays what it was when the method changes, and the same config goes on in its folder."""
+    config = tiny.config(method="cm_shared_noise")
+    prepare(config, tmp_path / "run")
+    monkeypatch.setitem(METHODS, "cm_shared_noise", METHODS["cm_shared_noise"]._replace(choices=USUAL))
+    kept = config_of(tmp_path / "run")
+    assert (kept.model.backbone_normalisation, kept.objective.energy_penalty) == ("group", 4.0)
+    assert choice(config, "model.backbone_normalisation") == "generated"
+    (tmp_path / "run" / "results.json").write_text("{}")
+    prepare(kept, tmp_path / "run")
+    with pytest.raises(WorkdirError, match="differing in model.backbone_normalisation"):
+        prepare(config, tmp_path / "run")
+
+
 def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
     """The same parameters after training, bit for bit; and with its parts it is another."""
     dataset, found = tiny.dataset(), {}

@@ -70,6 +70,23 @@ def test_it_is_flax_groupnorm(shape, groups, key):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4)
 
 
+def test_bfloat16_is_standardised_in_float32_by_groups(key):
+    """Features far from zero, of two scales; the gradient of scale and bias is summed over examples before it is rounded."""
+    scales = jnp.repeat(jnp.array([1.0, 4.0]), 4)
+    x = (100 + scales[None, None] * jax.random.normal(key, (64, 500, 8))).astype(jnp.bfloat16)
+    layer, params = GroupNorm(2), {"scale": jnp.full(8, 2.0, jnp.bfloat16), "bias": jnp.full(8, 0.5, jnp.bfloat16)}
+    y = layer.apply({"params": params}, x)
+    assert y.dtype == jnp.bfloat16
+    of_groups = np.asarray(y, np.float32).reshape(64, 500, 2, 4)
+    np.testing.assert_allclose(of_groups.mean(axis=(1, 3)), 0.5, atol=0.02)
+    np.testing.assert_allclose(of_groups.std(axis=(1, 3)), 2.0, rtol=0.02)
+    probe = jax.random.normal(jax.random.key(5), x.shape)
+    loss = lambda params, x: (layer.apply({"params": params}, x).astype(jnp.float32) * probe).sum()
+    rounded, exact = jax.grad(loss)(params, x), jax.grad(loss)(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), x)
+    assert rounded["bias"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(rounded["bias"].astype(jnp.float32), exact["bias"], rtol=2**-8)
+
+
 def test_groups_make_an_example_independent_of_its_batch(key):
     x = jax.random.normal(key, (5, 3, 3, 8))
     layer = Norm("group", groups=4)

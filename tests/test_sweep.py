@@ -46,7 +46,7 @@ def test_runs_of_one_shape_train_together_after_those_they_start_from(tmp_path):
     assert runs["method=cm_frozen,seed=1"].init_from == str(tmp_path / "method=base_pooled,seed=1")
     shapes = sweep.members(sweep.sweep(tiny.config(), {"model.noise_width": (4, 8), "objective.l2_penalty": (0.0, 1.0)}), tmp_path)
     assert [len(names) for names in sweep.groups(shapes)] == [2, 2]
-    # Generated images may be normalised with the reconstructions, so a run that has none is not one of a program that has.
+    # Batch normalisation sees generated images with the reconstructions, so a run that has none is not one of a program that has.
     weights = {"objective.energy_penalty": (0.0, 2.0, -1.0), "objective.moment_penalty": (0.0, 4.0)}
     assert [len(names) for names in sweep.groups(sweep.members(sweep.sweep(tiny.config(method="cm_shared_noise"), weights), tmp_path))] == [2, 4]
     assert {run.method for run in sweep.members(reproduce.sweep_of("shared_noise", "quad_dependent", "tiny"), tmp_path).values()} == {"cm_shared_noise"}

@@ -113,7 +113,9 @@ def test_energy_distance_of_parts_is_the_mean_of_their_own(key):
     expected = np.mean([vae.energy_distance(x[part], y[part], together) for part in parts])
     np.testing.assert_allclose(vae.energy_distance(x, y, together, patches=2), expected, rtol=1e-5)
     changed = x.at[parts[3]].set(y[parts[3]])
-    np.testing.assert_allclose(vae.energy_distance(x, changed, together, patches=2), vae.energy_distance(x[parts[3]], y[parts[3]], together) / 4 + sum(vae.energy_distance(x[part], x[part], together) for part in parts[:3]) / 4, rtol=1e-4)
+    np.testing.assert_allclose(vae.energy_distance(x, changed, together, patches=2), vae.energy_distance(x[parts[3]], y[parts[3]], together) / 4, rtol=1e-4, atol=1e-6)
+    with pytest.raises(TypeError, match="reshape"):
+        vae.energy_distance(x[..., :2], y[..., :2], together, patches=4)  # six columns in four would cut pixels
 
 
 def test_energy_distance_has_no_bias_and_sees_what_moments_do_not():
@@ -142,6 +144,30 @@ def test_images_are_generated_beside_the_reconstructions(key):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     plain, _ = model.apply(variables, images, targets, key, True, mutable=["batch_stats"])
     assert plain[0].shape == (6, 16, 16, 3) and not np.allclose(plain[0], logits[:6], atol=1e-3)
+
+
+def test_by_groups_generated_images_change_no_reconstruction(key):
+    """Our method's layers see one example at a time."""
+    dataset = tiny.dataset()
+    objective = build_trainer(tiny.config(method="cm_shared_noise"), dataset).objective
+    images, noise, targets = jnp.asarray(dataset.train["red"][:6]) / 255.0, jax.random.normal(key, (6, 12)), jnp.zeros((6, 3))
+    apply = lambda *noise: objective.model.apply(objective.init(key), images, targets, key, True, *noise, mutable=["batch_stats"])[0][0]
+    np.testing.assert_allclose(apply(noise)[:6], apply(), atol=1e-5)
+
+
+def test_images_are_compared_in_the_parts_that_the_config_names(key):
+    dataset, found = tiny.dataset(), {}
+    images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
+    real, noise = jnp.asarray(images) / 255.0, jax.random.normal(jax.random.fold_in(key, 0), (16, 12))
+    for patches in (1, 4):
+        config = tiny.config(method="cm_shared_noise", train__energy_patches=patches)
+        objective = build_trainer(config, dataset).objective
+        variables = objective.init(key)
+        _, (_, terms) = objective.loss(variables, hyper(config, dataset).objective, ImageBatch(images, targets), key)
+        generated = jax.nn.sigmoid(objective.model.apply(variables, noise, targets, method="decode"))
+        found[patches] = float(terms["energy_nats"])
+        assert found[patches] == pytest.approx(16 * 16 * float(vae.energy_distance(real, generated, np.ones((16, 16), bool), patches)), rel=1e-4)
+    assert found[1] != pytest.approx(found[4], rel=5e-3)
 
 
 @pytest.mark.parametrize("term", ["energy", "moment"])

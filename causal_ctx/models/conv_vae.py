@@ -119,7 +119,8 @@ class ConvVAE(nn.Module):
     ) -> tuple[jax.Array, Posterior]:
         """One posterior sample per image, decoded under the targets: (logits [B, H, W, C], Posterior [B, L]).
 
-        With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, which batch normalisation sees in one batch with the others.
+        With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, for batch normalisation in one batch
+        with the others.
         """
         posterior = self.encode(images, targets, train)
         z = posterior.sample(key)

@@ -45,8 +45,9 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, 
 
     Both [B, H, W, C], example i of both under the same targets, together [B, B] the pairs of one context -> scalar: 2 E|x - y| - E|x - x'| - E|y - y'| with
     |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). With `patches`, a
-    divisor of H and W, it is the mean of the distances of the patches x patches parts of the images, each by itself: a difference that is small beside the
-    whole image is not in its part. Pairs of different examples estimate it without bias, so single values can be negative. Not part of the published objective.
+    divisor of H and W, it is the mean of the distances of the patches x patches parts of the images, each by itself: what is small in the whole image is not
+    in its part, while how parts hang together counts no longer. Pairs of independent examples estimate it without bias, so single values can be negative.
+    Not part of the published objective.
     """
     x, y = (_patches(images, patches) for images in (real, generated))
     others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
@@ -56,8 +57,9 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, 
 
 def _patches(images: jax.Array, number: int) -> jax.Array:
     """[B, H, W, C] in number x number parts: [number^2, B, values of a part]."""
-    rows = images.reshape(len(images), number, images.shape[1] // number, number, -1)  # [B, number, H / number, number, W / number * C]
-    return rows.transpose(1, 3, 0, 2, 4).reshape(number**2, len(images), -1)
+    b, h, w, c = images.shape
+    parts = images.reshape(b, number, h // number, number, w // number, c)
+    return parts.transpose(1, 3, 0, 2, 4, 5).reshape(number**2, b, -1)
 
 
 def _same(x: jax.Array) -> jax.Array:

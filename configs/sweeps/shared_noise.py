@@ -2,10 +2,11 @@
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
-Mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What came out is in the
-README: the energy distance does most, moments hold compositions, and telling the encoder its targets shows no effect. Weights between and beyond these values:
+Mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What
+came out is in the README. Weights between and beyond these values, and energy distances of whole images:
 
-    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=0.5,2.0,8.0 --workdir=runs/energy
+    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=1.0,4.0,16.0 --workdir=runs/energy
+    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.train.energy_patches=1,4 --workdir=runs/patches
 """
 
 from causal_ctx import config, sweep
