@@ -45,13 +45,18 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, 
 
     Both [B, H, W, C], example i of both under the same targets, together [B, B] the pairs of one context -> scalar: 2 E|x - y| - E|x - x'| - E|y - y'| with
     |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). With `patches`, a
-    divisor of H and W, it is the mean of the distances of the patches x patches parts of the images, each by itself: what is small in the whole image is not
-    in its part, while how parts hang together counts no longer. Pairs of independent examples estimate it without bias, so single values can be negative.
-    Not part of the published objective.
+    divisor of H and W, images fall into patches x patches parts, and it is the mean of the distances of all pairs of parts, every part with itself among
+    them: what is small in the whole image, and how two parts hang together, is not small in two parts; three parts that hang together only as three go
+    unseen. Pairs of independent examples estimate it without bias, so single values can be negative. Not part of the published objective.
     """
     x, y = (_patches(images, patches) for images in (real, generated))
     others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
-    expected = lambda a, b: _mean_of(jax.vmap(_distances)(a, b).mean(axis=0), others)
+
+    def expected(a: jax.Array, b: jax.Array) -> jax.Array:
+        of_parts = jax.vmap(_mean_squares)(a, b)
+        of_pairs = jnp.concatenate([of_parts[part:] + of_parts[part : part + 1] for part in range(patches**2)]) / 2
+        return _mean_of(_root(of_pairs).mean(axis=0), others)
+
     return 2 * expected(x, y) - expected(x, x) - expected(y, y)
 
 
@@ -70,17 +75,21 @@ def _mean_of(values: jax.Array, chosen: jax.Array) -> jax.Array:
     return jnp.where(chosen, values, 0.0).sum() / jnp.maximum(chosen.sum(), 1)
 
 
-def _distances(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Root mean squared differences [B, B] between the rows of x and y, [B, d], whose gradient at zero is zero."""
+def _mean_squares(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean squared differences [B, B] between the rows of x and y, [B, d]; 0 where they are too close to tell."""
     # Full float32: GPUs and TPUs round the factors by default, which is more than the square of a short distance.
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1)[None] - 2 * jnp.matmul(x, y.T, precision="highest")
     apart = squares > 1e-6 * (x**2).sum(axis=1)[:, None]  # closer is rounding
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squares, 1.0) / x.shape[1]), 0.0)
+    return jnp.where(apart, squares / x.shape[1], 0.0)
+
+
+def _root(x: jax.Array) -> jax.Array:
+    """The square root, whose gradient at zero is zero."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
 
 def causal_penalties(blocks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of effective causal blocks [..., K, w, K, w]: the sum of the K x K block Frobenius norms, and the Frobenius norm of the whole, each [...]."""
     squares = (blocks**2).sum(axis=(-3, -1))
-    # The gradient of a norm at zero is undefined; a cut block is exactly zero, and zero is its subgradient.
-    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    norms = _root(squares)  # a cut block is exactly zero, where zero is a subgradient
     return norms.sum(axis=(-2, -1)), jnp.sqrt(squares.sum(axis=(-2, -1)))
