@@ -65,6 +65,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.objective.beta = 1.0  # weight of the KL
     config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
     config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
+    config.objective.context_penalty = -1.0  # on how far the concepts of an image depend on the context that the encoder is told; -1 as above
     config.objective.group_penalty = config.objective.l2_penalty = 0.0  # on the block norms of the effective causal matrix, and on its Frobenius norm
 
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
@@ -316,13 +317,17 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
     if module == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
         raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")
-    for name in ("energy_penalty", "moment_penalty"):
+    for name in ("energy_penalty", "moment_penalty", "context_penalty"):
         if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
             raise ConfigError(f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own.")
         if choice(config, f"objective.{name}") and t.micro_batch < 2:
             raise ConfigError(f"train.micro_batch is {t.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0.")
-    if choice(config, "model.posterior") == "told" and not (method.module and method.targets):
+    told, mixed = choice(config, "model.posterior") == "told", choice(config, "train.contexts_per_micro_batch") == "mixed"
+    if told and not (method.module and method.targets):
         raise ConfigError(f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method.")
+    if choice(config, "objective.context_penalty") and not (told and mixed):
+        given = choice(config, "objective.context_penalty")
+        raise ConfigError(f"objective.context_penalty is {given}, which needs model.posterior told and train.contexts_per_micro_batch mixed; set them, or give 0.")
     last = max((after for _, after in method.trains if after), default=0)
     if last and max(round(last * t.epochs), 1) >= t.epochs:
         raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")

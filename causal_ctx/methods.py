@@ -21,6 +21,7 @@ USUAL = {
     "train.contexts_per_micro_batch": "one",
     "objective.energy_penalty": 0.0,
     "objective.moment_penalty": 0.0,
+    "objective.context_penalty": 0.0,
 }
 SHARED_NOISE = {
     "model.posterior": "told",
@@ -30,6 +31,7 @@ SHARED_NOISE = {
     "train.contexts_per_micro_batch": "mixed",
     "objective.energy_penalty": 4.0,
     "objective.moment_penalty": 4.0,
+    "objective.context_penalty": 200.0,
 }
 
 

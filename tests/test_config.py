@@ -12,6 +12,8 @@ from causal_ctx import config as configs
     ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of auto, batch, generated, group"),
     ("train.contexts_per_micro_batch", "two", "choose one of auto, one, mixed"),
     ("train.energy_patches", 3, "train.energy_patches is 3; choose one of 1, 2, 4"),
+    ("objective.context_penalty", -0.5, "objective.context_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
+    ("objective.context_penalty", 1.0, "objective.context_penalty is 1.0, which needs model.posterior told and train.contexts_per_micro_batch mixed"),
     ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),

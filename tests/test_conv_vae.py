@@ -23,9 +23,29 @@ def test_shapes(backbone, shape, k, method):
     model, init = variables_of(config, k, shape)
     variables = jax.eval_shape(init)
     images, targets = jnp.zeros((5, *shape)), jnp.zeros((5, k))
-    logits, posterior = jax.eval_shape(lambda v: model.apply(v, images, targets, jax.random.key(0), False), variables)
-    assert logits.shape == (5, *shape)
+    logits, posterior, concepts = jax.eval_shape(lambda v: model.apply(v, images, targets, jax.random.key(0), False), variables)
+    assert logits.shape == (5, *shape) and concepts is None
     assert posterior.mean.shape == posterior.log_variance.shape == (5, latent_width(config, k))
+
+
+def test_an_encoder_told_twice_is_two_encoders(key):
+    """Targets [T, B, K] give what each [B, K] gives by itself; concepts are those of the module told the same, whatever else is decoded."""
+    config = configs.resize(configs.default(), "tiny")
+    config.method = "cm_shared_noise"
+    model, init = variables_of(config, 3, (16, 16, 3))
+    variables, images, noise = init(), jax.random.uniform(key, (4, 16, 16, 3)), jnp.zeros((4, 3 * config.model.noise_width))
+    targets, others = jnp.eye(3)[jnp.array([0, 1, 2, 0])], jnp.zeros((4, 3))
+    plain = model.apply(variables, images, targets, key, True, noise)
+    logits, posterior, concepts = model.apply(variables, images, targets, key, True, noise, others)
+    np.testing.assert_allclose(logits, plain.logits, atol=1e-5)
+    np.testing.assert_allclose(posterior.mean, plain.posterior.mean, atol=1e-5)
+    assert plain.concepts is None
+    for found, told in zip(concepts, (targets, others)):
+        of_one = model.apply(variables, images, told, method="encode")
+        of_module = model.apply(variables, of_one.mean, told, method=lambda model, z, t: model.context_module(z, t, False, unpooled=True))
+        assert found.shape == of_module.shape == (4, 3, config.model.concept_width)
+        np.testing.assert_allclose(found, of_module, atol=1e-5)
+    assert np.abs(concepts[0] - concepts[1]).max() > 0.01
 
 
 def test_number_of_parameters_is_the_papers():

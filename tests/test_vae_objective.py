@@ -149,7 +149,7 @@ def test_images_are_generated_beside_the_reconstructions(key):
     variables, model = objective.init(key), objective.model
     images, noise = jnp.asarray(dataset.train["red"][:6]) / 255.0, jax.random.normal(key, (6, 12))
     targets = jnp.asarray([dataset.targets(name) for name in ("red", "dark", "obs") * 2], jnp.float32)
-    (logits, posterior), _ = model.apply(variables, images, targets, key, True, noise, mutable=["batch_stats"])
+    (logits, posterior, _), _ = model.apply(variables, images, targets, key, True, noise, mutable=["batch_stats"])
     z = jnp.concatenate([posterior.sample(key), noise])
     expected, _ = model.apply(variables, z, jnp.tile(targets, (2, 1)), True, mutable=["batch_stats"], method="decode")
     np.testing.assert_allclose(logits, expected, atol=1e-5)
@@ -179,6 +179,33 @@ def test_images_are_compared_in_the_parts_that_the_config_names(key):
         found[patches] = float(terms["energy_nats"])
         assert found[patches] == pytest.approx(16 * 16 * float(vae.energy_distance(real, generated, np.ones((16, 16), bool), patches)), rel=1e-4)
     assert found[1] != pytest.approx(found[4], rel=1e-3)
+
+
+def test_context_share_is_none_of_a_function_of_the_image_and_all_of_free_concepts(key):
+    """Two concepts of three features: the same under both contexts, and drawn anew; a third that keeps 3/4 of its variance. A scale of its own changes none."""
+    one, other = jax.random.normal(key, (2, 20_000, 3, 3))
+    others = jnp.stack([one[:, 0], other[:, 1], np.sqrt(0.75) * one[:, 2] + np.sqrt(0.25) * other[:, 2]], axis=1)
+    scale = jnp.array([1.0, 10.0, 0.1])[None, :, None]
+    expected = (0 + 1 + 1 - np.sqrt(0.75)) / 3  # half of E(a - b)^2 is the variance less the covariance
+    assert float(vae.context_share(jnp.stack([one, others]))) == pytest.approx(expected, rel=0.02)
+    assert float(vae.context_share(jnp.stack([scale * one, scale * others]))) == pytest.approx(expected, rel=0.02)
+
+
+def test_images_are_told_the_contexts_of_other_images(key):
+    """The loss has the share times its weight, of concepts under the targets of the example before; without a weight nothing is computed."""
+    dataset, found = tiny.dataset(), {}
+    images = jnp.concatenate([dataset.train[name][:4] for name in ("red", "dark", "obs")])
+    targets = jnp.repeat(jnp.asarray([dataset.targets(name) for name in ("red", "dark", "obs")], jnp.float32), 4, axis=0)
+    for weight in (0.0, 3.0):
+        config = tiny.config(method="cm_shared_noise", objective__context_penalty=weight)
+        objective = build_trainer(config, dataset).objective
+        variables = objective.init(key)
+        found[weight] = objective.loss(variables, hyper(config, dataset).objective, ImageBatch(images, targets), key)
+    (plain, (_, plain_terms)), (loss, (_, terms)) = found[0.0], found[3.0]
+    others = targets[np.arange(12) - 1]
+    concepts = objective.model.apply(variables, images / 255.0, targets, key, True, None, others).concepts
+    assert float(terms["context_share"]) == pytest.approx(float(vae.context_share(concepts)), rel=1e-4) and terms["context_share"] > 0.01
+    assert "context_share" not in plain_terms and float(loss) == pytest.approx(float(plain + 3 * terms["context_share"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("term", ["energy", "moment"])

@@ -27,6 +27,14 @@ class Posterior(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.log_variance) * jax.random.normal(key, self.mean.shape).astype(self.mean.dtype)
 
 
+class Output(NamedTuple):
+    """What the VAE makes of images: logits [B, H, W, C] or [2B, ...], Posterior over [B, L], concepts [2, B, K, w_out] where other contexts were told."""
+
+    logits: jax.Array
+    posterior: Posterior
+    concepts: jax.Array | None
+
+
 class Activation(nn.Module):
     """ReLU and normalisation in the backbone's order: ReLU first in conv64, normalisation first in conv28 (spec section 2)."""
 
@@ -41,7 +49,10 @@ class Activation(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`."""
+    """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`.
+
+    Targets [T, B, K] tell it T times over: Posterior over [T, B, L].
+    """
 
     backbone: str
     latents: int
@@ -61,7 +72,8 @@ class Encoder(nn.Module):
         x = Dense(self.features, name="dense")(x)
         if self.told:
             targets = targets.astype(x.dtype)
-            x = jnp.concatenate([nn.relu(x + Dense(self.features, name="targets")(targets)), targets], axis=1)
+            x = jnp.broadcast_to(x, (*targets.shape[:-1], self.features))
+            x = jnp.concatenate([nn.relu(x + Dense(self.features, name="targets")(targets)), targets], axis=-1)
         else:
             x = nn.relu(x)
         return Posterior(Dense(self.latents, name="mean")(x), Dense(self.latents, name="log_variance")(x))
@@ -106,7 +118,7 @@ class ConvVAE(nn.Module):
         return targets if self.hears_targets else jnp.zeros_like(targets)
 
     def encode(self, images: jax.Array, targets: jax.Array, train: bool = False) -> Posterior:
-        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]."""
+        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]; of targets [T, B, K], [T, B, L]."""
         return self.encoder(images, self.heard(targets), train)
 
     def decode(self, z: jax.Array, targets: jax.Array, train: bool = False) -> jax.Array:
@@ -115,15 +127,25 @@ class ConvVAE(nn.Module):
         return self.decoder(features, train)
 
     def __call__(
-        self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool, noise: jax.Array | None = None
-    ) -> tuple[jax.Array, Posterior]:
-        """One posterior sample per image, decoded under the targets: (logits [B, H, W, C], Posterior [B, L]).
+        self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool, noise: jax.Array | None = None, others: jax.Array | None = None
+    ) -> Output:
+        """One posterior sample per image, decoded under the targets.
 
         With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, for batch normalisation in one batch
-        with the others.
+        with the others. With `others` [B, K], targets of other contexts, there are concepts, normalised as at evaluation: those of the posterior means when the
+        encoder and the module are told the targets, and when they are told the others.
         """
-        posterior = self.encode(images, targets, train)
+        concepts = None
+        if others is None:
+            posterior = self.encode(images, targets, train)
+        else:
+            told = jnp.stack([targets, others])
+            both = self.encode(images, told, train)
+            rows = lambda x: x.reshape(-1, x.shape[-1])
+            concepts = self.context_module(rows(both.mean), self.heard(rows(told)), False, unpooled=True)
+            concepts = concepts.reshape(2, len(images), *concepts.shape[1:])
+            posterior = Posterior(*(of_both[0] for of_both in both))
         z = posterior.sample(key)
         if noise is not None:
             z, targets = jnp.concatenate([z, noise]), jnp.concatenate([targets, targets])
-        return self.decode(z, targets, train), posterior
+        return Output(self.decode(z, targets, train), posterior, concepts)

@@ -17,10 +17,10 @@ from causal_ctx.objectives.objective import ImageBatch
 
 
 class ContextVAE(NamedTuple):
-    """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, group_penalty and l2_penalty.
+    """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, context_penalty, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the penalty on the images that are
-    generated, that on moments, any on causal weights counts. energy_patches: a side, the parts in which generated images are compared with real ones.
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, context_penalised, penalised: the penalty on the
+    images that are generated, that on moments, that on concepts which depend on the context told, any on causal weights counts. energy_patches: a side, the parts in which generated images are compared with real ones.
     compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are
     float32 throughout.
     """
@@ -31,6 +31,7 @@ class ContextVAE(NamedTuple):
     clamp_causal: bool
     energy_penalised: bool
     moments_penalised: bool
+    context_penalised: bool
     penalised: bool
     energy_patches: int
     compute_dtype: str = "float32"
@@ -52,8 +53,9 @@ class ContextVAE(NamedTuple):
         images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
         noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype) if self.energy_penalised else None
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
-        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, mutable=["batch_stats"])
-        logits, posterior = _cast(found, "float32")
+        others = jnp.roll(targets, 1, axis=0) if self.context_penalised else None  # every example of a micro-batch draws its own context
+        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, others, mutable=["batch_stats"])
+        logits, posterior, concepts = _cast(found, "float32")
         logits, generated = logits[: len(images)], logits[len(images) :]
         terms = {"reconstruction_nats": vae.reconstruction_nats(logits, images).mean(), "kl_nats": vae.kl_nats(posterior).mean()}
         loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(self.model.heard(targets))
@@ -64,6 +66,9 @@ class ContextVAE(NamedTuple):
         if self.moments_penalised:
             terms["moment_nats"] = vae.moment_distance(posterior, together)
             loss = loss + numbers["moment_penalty"] * terms["moment_nats"]
+        if self.context_penalised:
+            terms["context_share"] = vae.context_share(concepts)
+            loss = loss + numbers["context_penalty"] * terms["context_share"]
         if self.penalised:
             terms["penalty_nats"] = self.penalty(variables["params"], numbers, batch.targets)
             loss = loss + terms["penalty_nats"]

@@ -40,6 +40,18 @@ def moment_distance(posterior: Posterior, together: jax.Array) -> jax.Array:
     return _mean_of(of_pairs, together & ~_same(mean))
 
 
+def context_share(concepts: jax.Array) -> jax.Array:
+    """The part of the concepts' variance that comes from what context an image is said to be of: [2, B, K, w_out] -> scalar.
+
+    The first are the concepts of B images each told its context, the second those of the same images told another. Mean over concepts of half the mean squared
+    difference over the variance: 0 where a concept is a function of the image alone, as it is where the decoder is injective (spec section 8), about 1 where
+    the context says all. Not part of the published objective.
+    """
+    told, others = concepts
+    variance = jnp.square(told - told.mean(axis=0, keepdims=True)).mean(axis=(0, 2))
+    return (jnp.square(told - others).mean(axis=(0, 2)) / (2 * variance + 1e-6)).mean()
+
+
 def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, patches: int = 1) -> jax.Array:
     """How far `generated` images of a context are from `real` ones in distribution, in the images' unit.
 

@@ -1,18 +1,18 @@
-"""Ablation of our own method: what it tells the encoder, and its two penalties, each alone, each left out, all and none, five seeds.
+"""Ablation of our own method: its three penalties, each alone, each left out, all and none, five seeds.
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
-Mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What
+A told encoder, mixed micro-batches, normalisation by itself and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What
 came out is in the README. Weights between and beyond these values, and energy distances of whole images:
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=1.0,4.0,16.0 --workdir=runs/energy
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.train.energy_patches=1,4 --workdir=runs/patches
 """
 
-from causal_ctx import config, sweep
+from causal_ctx import config, methods, sweep
 
 
 def get_config(size: str = "paper"):
     """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
-    parts = {"method": ("cm_shared_noise",), "model.posterior": ("untold", "told"), "objective.energy_penalty": (0.0, 4.0), "objective.moment_penalty": (0.0, 4.0)}
-    return sweep.sweep(config.resize(config.default(), size), parts | {"seed": range(5)})
+    penalties = {f"objective.{name}_penalty": (0.0, methods.SHARED_NOISE[f"objective.{name}_penalty"]) for name in ("energy", "moment", "context")}
+    return sweep.sweep(config.resize(config.default(), size), {"method": ("cm_shared_noise",), **penalties, "seed": range(5)})
