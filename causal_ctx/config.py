@@ -65,12 +65,12 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.objective.beta = 1.0  # weight of the KL
     config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
     config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
-    config.objective.context_penalty = -1.0  # on how far the concepts of an image depend on the context that the encoder is told; -1 as above
+    config.objective.context_penalty = -1.0  # on how far the concepts of an image depend on what context it is said to be of; -1 as above
     config.objective.group_penalty = config.objective.l2_penalty = 0.0  # on the block norms of the effective causal matrix, and on its Frobenius norm
 
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
     config.train.contexts_per_micro_batch = AUTO  # or one, mixed
-    config.train.energy_patches = 4  # a side, or 2, or 1, the whole image: the parts of images that objective.energy_penalty compares
+    config.train.energy_patches = 4  # a side, or 2, or 1, the whole image: the parts of images whose pairs objective.energy_penalty compares
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step
@@ -327,7 +327,8 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method.")
     if choice(config, "objective.context_penalty") and not (told and mixed):
         given = choice(config, "objective.context_penalty")
-        raise ConfigError(f"objective.context_penalty is {given}, which needs model.posterior told and train.contexts_per_micro_batch mixed; set them, or give 0.")
+        needs = "a method that knows targets, model.posterior told and train.contexts_per_micro_batch mixed"
+        raise ConfigError(f"objective.context_penalty is {given}, which needs {needs}; set them, or give 0.")
     last = max((after for _, after in method.trains if after), default=0)
     if last and max(round(last * t.epochs), 1) >= t.epochs:
         raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")
@@ -393,6 +394,8 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         method = METHODS.get(fields.get("method"), METHODS["cm_end_to_end"])
         config = default(method.system)
         config.update({name: _tuples(value) for name, value in fields.items()})
+        if method.system == "context" and "context_penalty" not in fields.get("objective", {}):
+            config.objective.context_penalty = 0.0  # the run was trained before there was one
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"The config cannot be read: {error}; was it written by another version?") from error
     return config

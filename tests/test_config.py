@@ -1,5 +1,7 @@
 """What a config may be: typos and impossible values are refused with one sentence, before anything expensive."""
 
+import json
+
 import pytest
 
 from causal_ctx import config as configs
@@ -13,7 +15,7 @@ from causal_ctx import config as configs
     ("train.contexts_per_micro_batch", "two", "choose one of auto, one, mixed"),
     ("train.energy_patches", 3, "train.energy_patches is 3; choose one of 1, 2, 4"),
     ("objective.context_penalty", -0.5, "objective.context_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
-    ("objective.context_penalty", 1.0, "objective.context_penalty is 1.0, which needs model.posterior told and train.contexts_per_micro_batch mixed"),
+    ("objective.context_penalty", 1.0, "objective.context_penalty is 1.0, which needs a method that knows targets, model.posterior told"),
     ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),
@@ -55,6 +57,15 @@ def test_sizes_are_valid_and_survive_json(size):
     config = configs.resize(configs.default(), size)
     configs.validate(config)
     assert configs.from_json(configs.to_json(config)).to_dict() == config.to_dict()
+
+
+def test_a_run_from_before_the_context_penalty_had_none():
+    config = configs.default()
+    config.method = "cm_shared_noise"
+    fields = json.loads(configs.to_json(config))
+    assert configs.from_json(json.dumps(fields)).objective.context_penalty == -1
+    del fields["objective"]["context_penalty"]
+    assert configs.from_json(json.dumps(fields)).objective.context_penalty == 0
 
 
 def test_unknown_size_and_unreadable_config():

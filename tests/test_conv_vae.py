@@ -46,6 +46,10 @@ def test_an_encoder_told_twice_is_two_encoders(key):
         assert found.shape == of_module.shape == (4, 3, config.model.concept_width)
         np.testing.assert_allclose(found, of_module, atol=1e-5)
     assert np.abs(concepts[0] - concepts[1]).max() > 0.01
+    config.model.posterior = "untold"
+    model, init = variables_of(config, 3, (16, 16, 3))
+    with pytest.raises(ValueError, match="need a context module and an encoder that is told"):
+        model.apply(init(), images, targets, key, True, noise, others)
 
 
 def test_number_of_parameters_is_the_papers():

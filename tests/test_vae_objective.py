@@ -182,13 +182,16 @@ def test_images_are_compared_in_the_parts_that_the_config_names(key):
 
 
 def test_context_share_is_none_of_a_function_of_the_image_and_all_of_free_concepts(key):
-    """Two concepts of three features: the same under both contexts, and drawn anew; a third that keeps 3/4 of its variance. A scale of its own changes none."""
+    """Two concepts of three features: the same under both contexts, and drawn anew; a third that keeps 3/4 of its variance. No scale of a feature changes it."""
     one, other = jax.random.normal(key, (2, 20_000, 3, 3))
     others = jnp.stack([one[:, 0], other[:, 1], np.sqrt(0.75) * one[:, 2] + np.sqrt(0.25) * other[:, 2]], axis=1)
-    scale = jnp.array([1.0, 10.0, 0.1])[None, :, None]
     expected = (0 + 1 + 1 - np.sqrt(0.75)) / 3  # half of E(a - b)^2 is the variance less the covariance
-    assert float(vae.context_share(jnp.stack([one, others]))) == pytest.approx(expected, rel=0.02)
-    assert float(vae.context_share(jnp.stack([scale * one, scale * others]))) == pytest.approx(expected, rel=0.02)
+    for scale in (jnp.ones((3, 3)), jnp.array([[1.0, 100.0, 1.0], [0.1, 1.0, 1.0], [1.0, 10.0, 0.1]])):
+        assert float(vae.context_share(scale[None, None] * jnp.stack([one, others]))) == pytest.approx(expected, rel=0.02)
+    assert float(vae.context_share(jnp.stack([one, -one]))) == pytest.approx(2, rel=0.02)
+    of_one_feature = others.at[:, :, 0].set(30 * one[:, :, 0])
+    hidden = vae.context_share(jnp.stack([one.at[:, :, 0].set(30 * one[:, :, 0]), of_one_feature]))
+    assert float(hidden) == pytest.approx(expected * 2 / 3, rel=0.02)  # large and the same under both contexts, it hides no other
 
 
 def test_images_are_told_the_contexts_of_other_images(key):

@@ -101,7 +101,8 @@ class ContextModule(nn.Module):
 
     Targets are an array, so one compiled program serves any mix of contexts, and `jax.vmap` over targets gives all 2^K compositions at once.
     `normalisation` is a kind of `normalisation.Norm`: outside this package's own evaluation "generated" is plain BatchNorm with running averages; give
-    "group" for a module that treats every example alike. With `unpooled` it gives the concepts [B, K, w_out] themselves. Raises ValueError when z or targets have another width than the module was built for.
+    "group" for a module that treats every example alike. With `unpooled` it gives the concepts [B, K, w_out] themselves. Raises ValueError when z or targets
+    have another width than the module was built for.
     """
 
     num_concepts: int

@@ -51,7 +51,7 @@ class Activation(nn.Module):
 class Encoder(nn.Module):
     """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`.
 
-    Targets [T, B, K] tell it T times over: Posterior over [T, B, L].
+    An encoder that is `told` takes targets [T, B, K], too: Posterior over [T, B, L].
     """
 
     backbone: str
@@ -132,9 +132,11 @@ class ConvVAE(nn.Module):
         """One posterior sample per image, decoded under the targets.
 
         With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, for batch normalisation in one batch
-        with the others. With `others` [B, K], targets of other contexts, there are concepts, normalised as at evaluation: those of the posterior means when the
-        encoder and the module are told the targets, and when they are told the others.
+        with the others. With `others` [B, K], other targets for the same images, there are concepts: those of the posterior means when encoder and
+        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others where no encoder is told them.
         """
+        if others is not None and (self.context_module is None or not self.encoder.told):
+            raise ValueError("Other targets need a context module and an encoder that is told; leave `others` out.")
         concepts = None
         if others is None:
             posterior = self.encode(images, targets, train)

@@ -20,7 +20,8 @@ class ContextVAE(NamedTuple):
     """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, context_penalty, group_penalty and l2_penalty.
 
     image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, context_penalised, penalised: the penalty on the
-    images that are generated, that on moments, that on concepts which depend on the context told, any on causal weights counts. energy_patches: a side, the parts in which generated images are compared with real ones.
+    images that are generated, that on moments, that on concepts which depend on the context told, any on causal weights counts. energy_patches: a side, the
+    parts in which generated images are compared with real ones.
     compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are
     float32 throughout.
     """
@@ -46,7 +47,7 @@ class ContextVAE(NamedTuple):
         return {"params": params, **collections}
 
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
-        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats).
+        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats, "context_share" alone without unit).
 
         "energy_nats" is the energy distance times the number of pixels, which stands beside nats at every resolution alike, and is none itself.
         """

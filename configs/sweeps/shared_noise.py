@@ -2,8 +2,8 @@
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
-A told encoder, mixed micro-batches, normalisation by itself and the composition rule "cut" are in all of them; the strict protocol scores the same weights under both rules. What
-came out is in the README. Weights between and beyond these values, and energy distances of whole images:
+A told encoder, mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under
+both rules. Weights between and beyond these values, and energy distances of whole images:
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=1.0,4.0,16.0 --workdir=runs/energy
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.train.energy_patches=1,4 --workdir=runs/patches
