@@ -7,7 +7,7 @@ import ml_collections
 
 from causal_ctx import data, kinds, optim
 from causal_ctx.data import factor_sets, preprocessing
-from causal_ctx.methods import AUTO, METHODS, choice, of_system
+from causal_ctx.methods import AUTO, METHODS, USUAL, choice, conflict, of_system
 from causal_ctx.models import causal_transition, context_module, conv_vae, mcq_vae, normalisation, quantiser
 
 SIZES = ("paper", "cpu", "tiny")
@@ -317,18 +317,8 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
     if module == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
         raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")
-    for name in ("energy_penalty", "moment_penalty", "context_penalty"):
-        if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
-            raise ConfigError(f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own.")
-        if choice(config, f"objective.{name}") and t.micro_batch < 2:
-            raise ConfigError(f"train.micro_batch is {t.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0.")
-    told, mixed = choice(config, "model.posterior") == "told", choice(config, "train.contexts_per_micro_batch") == "mixed"
-    if told and not (method.module and method.targets):
-        raise ConfigError(f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method.")
-    if choice(config, "objective.context_penalty") and not (told and mixed):
-        given = choice(config, "objective.context_penalty")
-        needs = "a method that knows targets, model.posterior told and train.contexts_per_micro_batch mixed"
-        raise ConfigError(f"objective.context_penalty is {given}, which needs {needs}; set them, or give 0.")
+    if sentence := conflict(config):
+        raise ConfigError(sentence)
     last = max((after for _, after in method.trains if after), default=0)
     if last and max(round(last * t.epochs), 1) >= t.epochs:
         raise ConfigError(f"train.epochs is {t.epochs}, of which {config.method} trains all of its parameters in none; give 2 or more.")
@@ -393,9 +383,9 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         fields = json.loads(text)
         method = METHODS.get(fields.get("method"), METHODS["cm_end_to_end"])
         config = default(method.system)
+        if method.system == "context":  # a choice that it does not name is younger than the run
+            config.update_from_flattened_dict(USUAL)
         config.update({name: _tuples(value) for name, value in fields.items()})
-        if method.system == "context" and "context_penalty" not in fields.get("objective", {}):
-            config.objective.context_penalty = 0.0  # the run was trained before there was one
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"The config cannot be read: {error}; was it written by another version?") from error
     return config

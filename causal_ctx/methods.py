@@ -1,6 +1,7 @@
 """The methods as data: what each is, sees and trains, and from which run it starts (spec section 3; for the two of CT-VAE spec/ctvae.md section 4)."""
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -87,6 +88,23 @@ def choice(config: ml_collections.ConfigDict, field: str) -> object:
     """The value that a dotted field of a run's config has, as in `chosen`."""
     block, name = field.split(".")
     return chosen({"method": config.method, field: config[block][name]})[field]
+
+
+def conflict(config: ml_collections.ConfigDict) -> str:
+    """What is wrong with the choices of a run of the context system, in one sentence; empty where nothing is."""
+    method, told, mixed = METHODS[config.method], choice(config, "model.posterior") == "told", choice(config, "train.contexts_per_micro_batch") == "mixed"
+    for name in ("energy_penalty", "moment_penalty", "context_penalty"):
+        if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
+            return f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own."
+        if choice(config, f"objective.{name}") and config.train.micro_batch < 2:
+            return f"train.micro_batch is {config.train.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0."
+    if told and not (method.module and method.targets):
+        return f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method."
+    weight = choice(config, "objective.context_penalty")
+    if weight and not (told and mixed):
+        needed = "a method that knows targets, model.posterior told and train.contexts_per_micro_batch mixed"
+        return f"objective.context_penalty is {weight}, which needs {needed}; set them, or give 0."
+    return ""
 
 
 def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -59,13 +59,23 @@ def test_sizes_are_valid_and_survive_json(size):
     assert configs.from_json(configs.to_json(config)).to_dict() == config.to_dict()
 
 
-def test_a_run_from_before_the_context_penalty_had_none():
+def test_a_choice_that_is_younger_than_a_run_is_the_published_one():
     config = configs.default()
     config.method = "cm_shared_noise"
     fields = json.loads(configs.to_json(config))
     assert configs.from_json(json.dumps(fields)).objective.context_penalty == -1
     del fields["objective"]["context_penalty"]
-    assert configs.from_json(json.dumps(fields)).objective.context_penalty == 0
+    read = configs.from_json(json.dumps(fields))
+    assert (read.objective.context_penalty, read.objective.energy_penalty, read.model.posterior) == (0, -1, "auto")
+
+
+def test_the_context_penalty_needs_micro_batches_of_many_contexts():
+    config = configs.default()
+    config.method, config.train.contexts_per_micro_batch = "cm_shared_noise", "one"
+    with pytest.raises(configs.ConfigError, match="objective.context_penalty is 200.0, which needs"):
+        configs.validate(config)
+    config.objective.context_penalty = 0.0
+    configs.validate(config)
 
 
 def test_unknown_size_and_unreadable_config():

@@ -118,7 +118,7 @@ class ConvVAE(nn.Module):
         return targets if self.hears_targets else jnp.zeros_like(targets)
 
     def encode(self, images: jax.Array, targets: jax.Array, train: bool = False) -> Posterior:
-        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]; of targets [T, B, K], [T, B, L]."""
+        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]; of targets [T, B, K], where it is told, [T, B, L]."""
         return self.encoder(images, self.heard(targets), train)
 
     def decode(self, z: jax.Array, targets: jax.Array, train: bool = False) -> jax.Array:
@@ -133,7 +133,8 @@ class ConvVAE(nn.Module):
 
         With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, for batch normalisation in one batch
         with the others. With `others` [B, K], other targets for the same images, there are concepts: those of the posterior means when encoder and
-        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others where no encoder is told them.
+        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others without a module or
+        with an encoder that is not told.
         """
         if others is not None and (self.context_module is None or not self.encoder.told):
             raise ValueError("Other targets need a context module and an encoder that is told; leave `others` out.")

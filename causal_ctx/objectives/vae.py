@@ -45,8 +45,8 @@ def context_share(concepts: jax.Array) -> jax.Array:
 
     The first are the concepts of B images each told its context, the second those of the same images told that of another image, which may be the same.
     Mean over features of half the mean squared difference over the variance of both: 0 where a concept is a function of the image alone, about 1 where the
-    two have nothing in common, 2 at most. Every feature counts by itself, since the largest of a concept would hide what the others say. In a model whose
-    decoder is injective, as the theorem assumes of the map from latents to observations (spec section 8), it is 0. Not part of the published objective.
+    two have nothing in common, 2 at most. Every feature counts by itself, since the largest of a concept would hide what the others say. The theorem's map
+    from latents to observations is injective (spec section 8); a model in which one image has two sets of concepts is not. Not part of the published objective.
     """
     told, others = concepts
     return (jnp.square(told - others).mean(axis=0) / (2 * concepts.var(axis=(0, 1)) + 1e-6)).mean()
@@ -59,7 +59,8 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, 
     |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). With `patches`, a
     divisor of H and W, images fall into patches x patches parts, and it is the mean of the distances of all pairs of parts, every part with itself among
     them, and 0 where all pairs have equal distributions. Two parts show what is small in the whole image, and how they hang together; what only three or
-    more show together goes unseen. Pairs of independent examples estimate it without bias, so single values can be negative. Not part of the published objective.
+    more show together goes unseen. Pairs of independent examples estimate it without bias, so single values can be negative. Not part of the published
+    objective.
     """
     x, y = (_patches(images, patches) for images in (real, generated))
     others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
