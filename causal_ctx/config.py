@@ -65,6 +65,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.objective.beta = 1.0  # weight of the KL
     config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
     config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
+    config.objective.interaction_penalty = -1.0  # on how far images are from sums over concepts; -1 as above
     config.objective.context_penalty = -1.0  # on how far the concepts of an image depend on what context it is said to be of; -1 as above
     config.objective.group_penalty = config.objective.l2_penalty = 0.0  # on the block norms of the effective causal matrix, and on its Frobenius norm
 
@@ -73,7 +74,7 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.train.energy_patches = 4  # a side, or 2, or 1, the whole image: the parts of images whose pairs objective.energy_penalty compares
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
-    config.train.clamp_causal = True  # causal weights to [0, 1] after every step
+    config.train.clamp_causal = True  # causal weights to [0, 1] after every step, but those of composition structural
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.projections = 1_000  # of the strict protocol

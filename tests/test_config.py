@@ -15,6 +15,7 @@ from causal_ctx import config as configs
     ("train.contexts_per_micro_batch", "two", "choose one of auto, one, mixed"),
     ("train.energy_patches", 3, "train.energy_patches is 3; choose one of 1, 2, 4"),
     ("objective.context_penalty", -0.5, "objective.context_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
+    ("objective.interaction_penalty", -0.5, "objective.interaction_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
     ("objective.context_penalty", 1.0, "objective.context_penalty is 1.0, which needs a method that knows targets, model.posterior told"),
     ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
@@ -67,6 +68,13 @@ def test_a_choice_that_is_younger_than_a_run_is_the_published_one():
     del fields["objective"]["context_penalty"]
     read = configs.from_json(json.dumps(fields))
     assert (read.objective.context_penalty, read.objective.energy_penalty, read.model.posterior) == (0, -1, "auto")
+
+
+def test_only_concepts_interact():
+    config = configs.default()
+    config.method, config.objective.interaction_penalty = "base_pooled", 1.0
+    with pytest.raises(configs.ConfigError, match="objective.interaction_penalty is 1.0, but base_pooled has no context module"):
+        configs.validate(config)
 
 
 def test_the_context_penalty_needs_micro_batches_of_many_contexts():

@@ -149,8 +149,8 @@ def test_images_are_generated_beside_the_reconstructions(key):
     variables, model = objective.init(key), objective.model
     images, noise = jnp.asarray(dataset.train["red"][:6]) / 255.0, jax.random.normal(key, (6, 12))
     targets = jnp.asarray([dataset.targets(name) for name in ("red", "dark", "obs") * 2], jnp.float32)
-    (logits, posterior, _), _ = model.apply(variables, images, targets, key, True, noise, mutable=["batch_stats"])
-    z = jnp.concatenate([posterior.sample(key), noise])
+    found, _ = model.apply(variables, images, targets, key, True, noise, mutable=["batch_stats"])
+    logits, z = jnp.concatenate([found.logits, found.generated]), jnp.concatenate([found.posterior.sample(key), noise])
     expected, _ = model.apply(variables, z, jnp.tile(targets, (2, 1)), True, mutable=["batch_stats"], method="decode")
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     plain, _ = model.apply(variables, images, targets, key, True, mutable=["batch_stats"])
@@ -162,8 +162,8 @@ def test_by_groups_generated_images_change_no_reconstruction(key):
     dataset = tiny.dataset()
     objective = build_trainer(tiny.config(method="cm_shared_noise"), dataset).objective
     images, noise, targets = jnp.asarray(dataset.train["red"][:6]) / 255.0, jax.random.normal(key, (6, 12)), jnp.zeros((6, 3))
-    apply = lambda *noise: objective.model.apply(objective.init(key), images, targets, key, True, *noise, mutable=["batch_stats"])[0][0]
-    np.testing.assert_allclose(apply(noise)[:6], apply(), atol=1e-5)
+    apply = lambda *noise: objective.model.apply(objective.init(key), images, targets, key, True, *noise, mutable=["batch_stats"])[0].logits
+    np.testing.assert_allclose(apply(noise), apply(), atol=1e-5)
 
 
 def test_images_are_compared_in_the_parts_that_the_config_names(key):
@@ -206,14 +206,28 @@ def test_images_are_told_the_contexts_of_other_images(key):
         found[weight] = objective.loss(variables, hyper(config, dataset).objective, ImageBatch(images, targets), key)
     (plain, (_, plain_terms)), (loss, (_, terms)) = found[0.0], found[3.0]
     others = targets[np.arange(12) - 1]
-    concepts = objective.model.apply(variables, images / 255.0, targets, key, True, None, others).concepts
+    concepts = objective.model.apply(variables, images / 255.0, targets, key, True, others=others).concepts
     assert float(terms["context_share"]) == pytest.approx(float(vae.context_share(concepts)), rel=1e-4) and terms["context_share"] > 0.01
     assert "context_share" not in plain_terms and float(loss) == pytest.approx(float(plain + 3 * terms["context_share"]), rel=1e-5)
 
 
-@pytest.mark.parametrize("term", ["energy", "moment"])
-def test_a_penalty_on_distributions_is_a_term_of_the_loss(term, key):
-    """It adds its weight times the distance, and without one nothing is computed."""
+def test_interaction_is_what_no_sum_over_concepts_explains(key):
+    """Images of pairs whose concepts are exchanged: none where a pixel is a sum over concepts, whatever is exchanged; by hand for a product of two."""
+    concepts, swap = jax.random.normal(key, (9, 3)), jax.random.bernoulli(key, 0.5, (4, 3))  # the ninth has no partner
+    one, other = concepts[:4], concepts[4:8]
+    crossed = jnp.stack([jnp.where(swap, other, one), jnp.where(swap, one, other)])
+    image = lambda values: jnp.broadcast_to(values[..., None, None, None], (*values.shape, 2, 2, 1))
+    additive, product = lambda c: image(jnp.sin(c).sum(-1) + c[..., 2] ** 2), lambda c: image(c[..., 0] * c[..., 1])
+    assert swap.any() and float(vae.interaction_nats(additive(concepts), additive(crossed))) == pytest.approx(0, abs=1e-9)
+    apart = swap[:, 0] != swap[:, 1]
+    second = jnp.where(apart, (one[:, 0] - other[:, 0]) * (one[:, 1] - other[:, 1]), 0.0)
+    assert apart.any() and not apart.all()
+    assert float(vae.interaction_nats(product(concepts), product(crossed))) == pytest.approx(4 * float((second**2).mean()) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", ["interaction", "energy", "moment"])
+def test_a_penalty_is_a_term_of_the_loss(term, key):
+    """It adds its weight times what it is on, and without a weight nothing is computed."""
     dataset, found = tiny.dataset(), {}
     images, targets = dataset.train["red"][:16], jnp.tile(jnp.asarray(dataset.targets("red"), jnp.float32), (16, 1))
     for weight in (0.0, 3.0):
@@ -223,7 +237,7 @@ def test_a_penalty_on_distributions_is_a_term_of_the_loss(term, key):
     (plain, (_, plain_terms)), (loss, (_, terms)) = found[0.0], found[3.0]
     name = f"{term}_nats"
     assert name not in plain_terms and terms[name] != 0
-    without = plain if term == "moment" else terms["reconstruction_nats"] + terms["kl_nats"]  # images generated beside change the statistics of the batch
+    without = plain if term == "moment" else terms["reconstruction_nats"] + terms["kl_nats"]  # what is decoded beside changes the statistics of the batch
     assert float(loss) == pytest.approx(float(without + 3 * terms[name]), rel=1e-5)
 
 

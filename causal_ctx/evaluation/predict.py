@@ -194,6 +194,6 @@ def _encode(model: ConvVAE, variables: dict, images: jax.Array, targets: jax.Arr
 @partial(jax.jit, static_argnums=0)
 def _elbo(model: ConvVAE, variables: dict, images: jax.Array, targets: jax.Array, key: jax.Array) -> dict:
     images = images.astype(jnp.float32) / 255
-    logits, posterior, _ = model.apply(variables, images, targets, key, train=False)
-    reconstruction, kl = vae.reconstruction_nats(logits, images), vae.kl_nats(posterior)
+    found = model.apply(variables, images, targets, key, train=False)
+    reconstruction, kl = vae.reconstruction_nats(found.logits, images), vae.kl_nats(found.posterior)
     return {"elbo_nats": -(reconstruction + kl), "reconstruction_nats": reconstruction, "kl_nats": kl}

@@ -101,8 +101,8 @@ class ContextModule(nn.Module):
 
     Targets are an array, so one compiled program serves any mix of contexts, and `jax.vmap` over targets gives all 2^K compositions at once.
     `normalisation` is a kind of `normalisation.Norm`: outside this package's own evaluation "generated" is plain BatchNorm with running averages; give
-    "group" for a module that treats every example alike. With `unpooled` it gives the concepts [B, K, w_out] themselves. Raises ValueError when z or targets
-    have another width than the module was built for.
+    "group" for a module that treats every example alike. The edges of "structural" begin near zero: where noises of all concepts are mixed from the start, it is
+    chance which of them a part of the image comes to be encoded in. Raises ValueError when z or targets have another width than the module was built for.
     """
 
     num_concepts: int
@@ -115,8 +115,19 @@ class ContextModule(nn.Module):
     normalisation: str = "generated"
     momentum: float = 0.9
 
+    def setup(self):
+        self.unpool = Dense(self.out_features)
+
+    def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
+        return self.pooled(self.concepts(z, targets, train))
+
+    def pooled(self, concepts: jax.Array) -> jax.Array:
+        """Concepts [B, K, w_out] -> decoder features [B, E]."""
+        return self.unpool(concepts.reshape(len(concepts), -1))
+
     @nn.compact
-    def __call__(self, z: jax.Array, targets: jax.Array, train: bool, unpooled: bool = False) -> jax.Array:
+    def concepts(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
+        """z [B, K * w_in], targets [B, K] -> concepts [B, K, w_out]."""
         k, w_in, w_out = self.num_concepts, self.noise_width, self.concept_width
         if z.shape[1:] != (k * w_in,) or targets.shape != (z.shape[0], k):
             raise ValueError(f"z must be [B, {k * w_in}] and targets [B, {k}], got {z.shape} and {targets.shape}; reshape them or the module.")
@@ -135,9 +146,6 @@ class ContextModule(nn.Module):
             x = nn.gelu(x, approximate=False)
 
         init = torch_uniform(max((k - 1) * w_out, 1))
-        edges = torch_uniform(max((k - 1) * w_out, 1), 0.5 if self.composition == "structural" else 1.0)  # effects along paths add up
+        edges = torch_uniform(max((k - 1) * w_out, 1), 0.01 if self.composition == "structural" else 1.0)
         obs, ivn = (self.param(f"causal_{name}", edges, (k, w_out, k, w_out)) for name in ("obs", "ivn"))
-        concepts = causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))
-        if unpooled:
-            return concepts
-        return Dense(self.out_features, name="unpool")(concepts.reshape(-1, k * w_out))
+        return causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))

@@ -28,11 +28,17 @@ class Posterior(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the VAE makes of images: logits [B, H, W, C] or [2B, ...], Posterior over [B, L], concepts [2, B, K, w_out] where other contexts were told."""
+    """What the VAE makes of images: their logits [B, H, W, C] and Posterior over [B, L], and what else was asked for.
+
+    generated: logits of images from given noise. crossed: logits of images of crossed concepts, [2, B // 2, H, W, C]. concepts: [2, B, K, w_out] of the same
+    images told two contexts.
+    """
 
     logits: jax.Array
     posterior: Posterior
-    concepts: jax.Array | None
+    generated: jax.Array | None = None
+    crossed: jax.Array | None = None
+    concepts: jax.Array | None = None
 
 
 class Activation(nn.Module):
@@ -127,17 +133,26 @@ class ConvVAE(nn.Module):
         return self.decoder(features, train)
 
     def __call__(
-        self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool, noise: jax.Array | None = None, others: jax.Array | None = None
+        self,
+        images: jax.Array,
+        targets: jax.Array,
+        key: jax.Array,
+        train: bool,
+        noise: jax.Array | None = None,
+        swap: jax.Array | None = None,
+        others: jax.Array | None = None,
     ) -> Output:
-        """One posterior sample per image, decoded under the targets.
+        """One posterior sample per image, decoded under the targets; all that is decoded goes through normalisation as one batch.
 
-        With `noise` [B, L] the logits are [2B, H, W, C]: those of images generated from it under the same targets follow, for batch normalisation in one batch
-        with the others. With `others` [B, K], other targets for the same images, there are concepts: those of the posterior means when encoder and
-        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others without a module or
-        with an encoder that is not told.
+        With `noise` [B, L] there are images generated from it under the same targets. With `swap` bool [B // 2, K] there are images of crossed concepts: images
+        i and i + B // 2 are a pair, which exchange the concepts that are swapped, as the module gave them to each under its own targets. With
+        `others` [B, K], other targets for the same images, there are concepts: those of the posterior means when encoder and
+        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others or swap without a
+        module, and for others with an encoder that is not told.
         """
-        if others is not None and (self.context_module is None or not self.encoder.told):
-            raise ValueError("Other targets need a context module and an encoder that is told; leave `others` out.")
+        module, b = self.context_module, len(images)
+        if module is None and not (others is None and swap is None) or others is not None and not self.encoder.told:
+            raise ValueError("Swapped concepts need a context module, other targets also an encoder that is told; leave `swap` or `others` out.")
         concepts = None
         if others is None:
             posterior = self.encode(images, targets, train)
@@ -145,10 +160,18 @@ class ConvVAE(nn.Module):
             told = jnp.stack([targets, others])
             both = self.encode(images, told, train)
             rows = lambda x: x.reshape(-1, x.shape[-1])
-            concepts = self.context_module(rows(both.mean), self.heard(rows(told)), False, unpooled=True)
-            concepts = concepts.reshape(2, len(images), *concepts.shape[1:])
+            concepts = module.concepts(rows(both.mean), self.heard(rows(told)), False)
+            concepts = concepts.reshape(2, b, *concepts.shape[1:])
             posterior = Posterior(*(of_both[0] for of_both in both))
-        z = posterior.sample(key)
+        x = posterior.sample(key)
         if noise is not None:
-            z, targets = jnp.concatenate([z, noise]), jnp.concatenate([targets, targets])
-        return Output(self.decode(z, targets, train), posterior, concepts)
+            x, targets = jnp.concatenate([x, noise]), jnp.concatenate([targets, targets])
+        if module is not None:
+            x = module.concepts(x, self.heard(targets), train)
+        if swap is not None:
+            one, other = x[: b // 2], x[b // 2 : b // 2 * 2]
+            x = jnp.concatenate([x, *(jnp.where(swap[:, :, None], *pair) for pair in ((other, one), (one, other)))])
+        logits = self.decoder(x if module is None else module.pooled(x), train)
+        generated = None if noise is None else logits[b : 2 * b]
+        crossed = None if swap is None else logits[-(b // 2 * 2) :].reshape(2, b // 2, *logits.shape[1:])
+        return Output(logits[:b], posterior, generated, crossed, concepts)

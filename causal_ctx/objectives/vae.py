@@ -52,6 +52,18 @@ def context_share(concepts: jax.Array) -> jax.Array:
     return (jnp.square(told - others).mean(axis=0) / (2 * concepts.var(axis=(0, 1)) + 1e-6)).mean()
 
 
+def interaction_nats(images: jax.Array, crossed: jax.Array) -> jax.Array:
+    """How far images are from sums of one image for each concept: [B, H, W, C], [2, B // 2, H, W, C] -> nats of a Gaussian of unit variance.
+
+    Images i and i + B // 2 are a pair, and `crossed` are those of the two with some concepts exchanged. Half the squared second difference of the four, which is
+    zero for every exchange where each pixel is a sum over concepts: such decoders compose what they never saw together (Lachapelle et al. 2023). Where things
+    hide one another none is additive, so it is weighed against the likelihood. Not part of the published objective.
+    """
+    pairs = len(images) // 2
+    second = crossed.sum(axis=0) - images[:pairs] - images[pairs : 2 * pairs]
+    return jnp.square(second).sum(axis=(1, 2, 3)).mean() / 2
+
+
 def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, patches: int = 1) -> jax.Array:
     """How far `generated` images of a context are from `real` ones in distribution, in the images' unit.
 

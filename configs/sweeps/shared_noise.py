@@ -1,9 +1,9 @@
-"""Ablation of our own method: its three penalties, each alone, each left out, all and none, five seeds.
+"""Ablation of our own method: its four penalties, each alone, each left out, all and none, five seeds.
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
-A told encoder, mixed micro-batches, group normalisation and the composition rule "cut" are in all of them; the strict protocol scores the same weights under
-both rules. Weights between and beyond these values, and energy distances of whole images:
+A told encoder, mixed micro-batches, group normalisation and structural equations are in all of them. Weights between and beyond these values, and energy
+distances of whole images:
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.objective.energy_penalty=1.0,4.0,16.0 --workdir=runs/energy
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.train.energy_patches=1,4 --workdir=runs/patches
@@ -14,5 +14,5 @@ from causal_ctx import config, methods, sweep
 
 def get_config(size: str = "paper"):
     """The sweep on quad_dependent at size "paper", "cpu" or "tiny"."""
-    penalties = {f"objective.{name}_penalty": (0.0, methods.SHARED_NOISE[f"objective.{name}_penalty"]) for name in ("energy", "moment", "context")}
+    penalties = {f"objective.{name}_penalty": (0.0, methods.SHARED_NOISE[f"objective.{name}_penalty"]) for name in ("energy", "moment", "interaction", "context")}
     return sweep.sweep(config.resize(config.default(), size), {"method": ("cm_shared_noise",), **penalties, "seed": range(5)})
