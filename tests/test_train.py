@@ -101,7 +101,6 @@ def test_effects_in_structural_equations_have_either_sign_and_begin_near_zero(da
     assert 0 < np.abs(before).max() < 0.01 and np.abs(after - before).max() > 1e-4 and after.min() < -1e-3 < 1e-3 < after.max()
 
 
-
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(dataset, tmp_path, monkeypatch, caplog):
     """Its log, and what TensorBoard shows of it, too."""
     config = tiny.config()

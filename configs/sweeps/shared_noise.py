@@ -1,4 +1,4 @@
-"""Ablation of our own method: its four penalties, each alone, each left out, all and none, five seeds.
+"""Ablation of our own method: its four penalties in every combination, five seeds.
 
     ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
 
