@@ -264,6 +264,7 @@ def test_a_run_of_simulated_data_is_scored_against_the_truth(trained, monkeypatc
     deviations = known.concept_latents(known.train_latents["obs"]).std(axis=0)
     np.testing.assert_allclose(scores["effects"]["true"], np.diag(1 / deviations), atol=1e-9)  # each intervention adds 1 to its own latent
     assert scores["effects"]["scores"]["auroc"] is None and (folder / "figures" / "counterfactuals.png").exists() and (folder / "figures" / "effects.png").exists()
+    assert np.shape(scores["effects"]["noise"]["learned"]) == (3, 3) and (folder / "figures" / "noise.png").exists()
     told = capsys.readouterr().out
     assert "Counterfactual images against the truth" in told and "What interventions move against the truth" in told
 

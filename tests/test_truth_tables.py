@@ -18,7 +18,7 @@ def truth(plus=0.0, setting=CUT, other=REFERENCE) -> dict:
     sizes = {"1": (1, 0.1), "2": (2, 0.2), "3": (1, 0.6)}
     by_size = {size: {"subsets": n, "floor": 0.01 * int(size), "distance": {other: 9.0, setting: distance + plus}} for size, (n, distance) in sizes.items()}
     errors = lambda model: {"pixel": {"model": model + plus, "unchanged": 0.5, "redrawn": 0.2, "floor": 0.0}, "latent": {}, "others": {"model": 2.0, "unchanged": 3.0, "redrawn": 1.0, "floor": 0.1}}
-    compared = lambda auroc: {"scores": {"auroc": auroc, "shd": 2, "precision": 0.5, "recall": None, "true_edges": 3}, "rank_correlation": 0.3, "moved_in_vain": 0.6}
+    compared = lambda auroc: {"scores": {"auroc": auroc, "shd": 2, "precision": 0.5, "recall": None, "true_edges": 3}, "rank_correlation": 0.3, "moved_in_vain": 0.6, "own_noise": 0.4}
     effects = compared(0.7 + plus) | {"true_images": compared(0.96)}
     return {"by_size": by_size, "counterfactuals": {"mean": {"concept": errors(0.3), "composition": errors(0.4)}}, "effects": effects}
 
@@ -71,6 +71,7 @@ def test_the_csv_has_every_number_and_none_of_runs_without_truth():
     lines = list(csv.DictReader(io.StringIO(context_report.comma_separated([scored(0), scored(1, plus=0.2), again], True))))
     found = {(line["measure"], line["context"], line["source"]): float(line["mean"]) for line in lines if line["protocol"] == ""}
     assert found["effects_auroc", "mean", "true images"] == 0.96 and found["effects_shd", "mean", "ours"] == 2 and found["effects_moved_in_vain", "mean", "ours"] == 0.6
+    assert found["effects_own_noise", "mean", "ours"] == 0.4
     assert found["subsets", "many", "ours"] == pytest.approx(0.7) and found["effects_auroc", "mean", "ours"] == pytest.approx(0.8)
     assert found["counterfactual_pixel", "concept", "unchanged"] == 0.5 and ("subsets", "many", "unchanged") not in found
     assert "subsets" not in context_report.comma_separated([results() | {"label": "a"}])

@@ -71,39 +71,56 @@ def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Pro
 
 
 def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES) -> dict:
-    """Whether an intervention on a concept moves that concept and what it causes, and nothing else.
+    """Whether an intervention on a concept moves that concept and what it causes, and nothing else; and whose noise a concept follows.
 
-    {"learned", "true": [K, K], "scores": `graph.scores`, "rank_correlation", "moved_in_vain", "true_images": {the last three of images without a fault},
-    "probe_r2": {concept: R2 on held-out images}}
+    {"learned", "true": [K, K], "scores": `graph.scores`, "rank_correlation", "moved_in_vain", "own_noise", "true_images": {the last four of images without a
+    fault}, "noise": {"learned", "true": [K, K]}, "probe_r2": {concept: R2 on held-out images}}
 
     Entry (j, k) is how far latent j moves when concept k alone is intervened on and all exogenous noise is kept: the mean absolute difference, learned as the
     probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
     "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned
     movement off the diagonal that goes to concepts which the intervention does not truly move, None where none moves another. "true_images" are the simulated ones of the same noise, read
     by the same probe, which mistakes some movements for others: what a perfect model has.
+
+    Entry (j, k) of "noise" is the part of the variance of latent j in "obs" that goes when the noise of concept k does not vary: learned as Sobol's total
+    index of latents read off generated images (Jansen's estimator), true as simulated; where noises act together rows can sum to more than one, and in truth hidden causes take the rest. "own_noise" is the
+    mean over the concepts of their own noise's part under their own intervention, which stops every other: 1 in truth. Both None without a context module.
     """
     names = dataset.training_contexts[1:]
-    noise = fresh_noise(NOISE, num, predictor.latents)
-    generated = predictor.generate_all(np.stack([dataset.targets(name) for name in (OBSERVATIONAL, *names)]), noise)
+    sets = np.stack([dataset.targets(name) for name in (OBSERVATIONAL, *names)])
+    noise, other = (fresh_noise(NOISE + draw, num, predictor.latents) for draw in range(2))
     scale = dataset.concept_latents(dataset.train_latents[OBSERVATIONAL]).std(axis=0)
-    learned = _movement([probe.read(images) for images in generated], scale)
+    read = [probe.read(images) for images in predictor.generate_all(sets, noise)]
+    learned = _movement(read, scale)
     true = _movement([dataset.counterfactual_latents(name, num) for name in (OBSERVATIONAL, *names)], scale)
+    real = [probe.read(dataset.counterfactuals(name, num)) for name in (OBSERVATIONAL, *names)]
+    own_of_real = [_part_drawn(real[k + 1], probe.read(dataset.counterfactuals(name, num, True)))[k] for k, name in enumerate(names)]
     causes = graph.learned_once(np.stack([dataset.total_effects[name] for name in dataset.training_contexts]) != 0)["interventions"]
     apart = ~np.eye(len(names), dtype=bool)
 
-    def compared(found: np.ndarray) -> dict:
+    def drawn_anew(k: int, under: int) -> np.ndarray:
+        """[K]: `_part_drawn` for the noise of concept k under the target set of that number."""
+        changed = np.where(np.arange(predictor.latents) * len(names) // predictor.latents == k, other, noise)
+        return _part_drawn(read[under], probe.read(predictor.generate(sets[under], changed)))
+
+    blocks = range(len(names)) if predictor.rules else ()
+    follows = np.stack([drawn_anew(k, 0) for k in blocks], axis=1).tolist() if blocks else None
+    own = [drawn_anew(k, k + 1)[k] for k in blocks]
+
+    def compared(found: np.ndarray, own: list[float]) -> dict:
         varied = np.ptp(found[apart]) > 0 and np.ptp(true[apart]) > 0
         in_vain = float(found[apart & ~causes].sum() / max(found[apart].sum(), 1e-12)) if causes[apart].any() else None  # else it is all, of anything
         rank = float(spearmanr(found[apart], true[apart]).statistic) if varied else None
-        return {"scores": graph.scores(found, causes), "rank_correlation": rank, "moved_in_vain": in_vain}
+        return {"scores": graph.scores(found, causes), "rank_correlation": rank, "moved_in_vain": in_vain, "own_noise": float(np.mean(own)) if own else None}
 
     shown = np.concatenate([probe.read(images) for images in dataset.held_out.values()])
     behind = dataset.concept_latents(np.concatenate([dataset.held_out_latents[name] for name in dataset.held_out]))
     return {
         "learned": learned.tolist(),
         "true": true.tolist(),
-        **compared(learned),
-        "true_images": compared(_movement([probe.read(dataset.counterfactuals(name, num)) for name in (OBSERVATIONAL, *names)], scale)),
+        **compared(learned, own),
+        "true_images": compared(_movement(real, scale), own_of_real),
+        "noise": {"learned": follows, "true": (dataset.total_effects[OBSERVATIONAL] ** 2).tolist()},
         "probe_r2": dict(zip(dataset.concepts, explained(shown, behind).tolist())),
     }
 
@@ -125,6 +142,11 @@ def _movement(latents: list[np.ndarray], scale: np.ndarray) -> np.ndarray:
     """[K, K] of latents [n, K] under "obs" and every single intervention: row the concept that moves, column the one that is intervened on."""
     before, *after = latents
     return np.stack([np.abs((moved - before) / scale).mean(axis=0) for moved in after], axis=1)
+
+
+def _part_drawn(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """[K] of latents [n, K] before and after a part of their causes was drawn anew: which part of their variance it makes."""
+    return ((after - before) ** 2).mean(axis=0) / np.maximum(2 * before.var(axis=0), 1e-12)
 
 
 def _mean_errors(errors: Iterable[dict]) -> dict:

@@ -28,12 +28,17 @@ TRUE_SHADES = LinearSegmentedColormap.from_list("true shades", ["#f8f4f0", "#f0c
 
 
 def heat_maps(
-    norms: dict[str, np.ndarray], names: tuple[str, ...], true: dict[str, np.ndarray] | None = None, sides: tuple[str, str] = ("noise of", "heard by")
+    norms: dict[str, np.ndarray],
+    names: tuple[str, ...],
+    true: dict[str, np.ndarray] | None = None,
+    sides: tuple[str, str] = ("noise of", "heard by"),
+    diagonal: bool = False,
 ) -> Image.Image:
-    """One map [K, K] per title, all on one colour scale taken off the diagonal; below it the `true` one of its title, in other colours on their own scale.
+    """One map [K, K] per title, all on one colour scale; below it the `true` one of its title, in other colours on their own scale.
 
-    `sides` says what columns and rows are.
+    `sides` says what columns and rows are; without `diagonal` what a concept has to do with itself is left out, of the scale too.
     """
+    shown = np.full((len(names),) * 2, diagonal) | ~np.eye(len(names), dtype=bool)
     layers = [("", norms, SHADES), *([("true, ", true, TRUE_SHADES)] if true else [])]
     columns = min(4, len(norms))
     lines = -(-len(norms) // columns)
@@ -42,11 +47,11 @@ def heat_maps(
     for axis in axes.flat:
         axis.set_axis_off()
     for layer, (prefix, maps, shades) in enumerate(layers):
-        top = max((_largest(m) for m in maps.values()), default=0) or 1
+        top = max((float(m[shown].max(initial=0)) for m in maps.values()), default=0) or 1
         for i, title in enumerate(norms):
             line, column = divmod(i, columns)
             axis = axes[line * len(layers) + layer, column]
-            _heat_map(axis, maps[title], (top, shades), names)
+            _heat_map(axis, np.where(shown, maps[title], np.nan), (top, shades), names)
             axis.set_title(prefix + title, fontsize=FONT_POINTS, color=INK, parse_math=False)  # names are the user's, dollars in them no formulas
             axis.tick_params(labelleft=column == 0, labelbottom=layer == len(layers) - 1 and line == lines - 1)
     figure.supxlabel(sides[0], fontsize=FONT_POINTS, color=INK)
@@ -179,22 +184,18 @@ def finish(axis: Axes, title: str) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _largest(norms: np.ndarray) -> float:
-    return float(norms[~np.eye(len(norms), dtype=bool)].max(initial=0))
-
-
 def _heat_map(axis: Axes, norms: np.ndarray, scale: tuple[float, LinearSegmentedColormap], names: tuple[str, ...]) -> None:
-    """A map without its diagonal; `scale` is (the largest value, colours)."""
+    """A map, empty where it is not a number; `scale` is (the largest value, colours)."""
     K, (top, shades) = len(names), scale
     axis.set_axis_on()
     axis.patch.set_alpha(0)
-    axis.imshow(np.where(np.eye(K, dtype=bool), np.nan, norms), cmap=shades, vmin=0, vmax=top)
+    axis.imshow(norms, cmap=shades, vmin=0, vmax=top)
     axis.set_xticks(range(K), names, rotation=90, fontsize=FONT_POINTS, parse_math=False)
     axis.set_yticks(range(K), names, fontsize=FONT_POINTS, parse_math=False)
     axis.tick_params(length=0, colors=INK)
     axis.spines[:].set_visible(False)
     for i, j in np.ndindex(K, K):
-        if i != j:
+        if np.isfinite(norms[i, j]):
             colour = "white" if norms[i, j] > 0.55 * top else "#2b3340"
             axis.text(j, i, _short(norms[i, j]), ha="center", va="center", fontsize=max(3.5, min(7.0, 42 / K)), color=colour)
 

@@ -28,9 +28,10 @@ EFFECTS_NOTE = (
     "How far each concept (row) moves when another (column) is intervened on and the noise is kept, in observational standard deviations: as the probe reads it "
     "off generated images, and as simulated. Compared off the diagonal. True images: what the same probe reads "
     "off the simulated ones, what a perfect model has. Moved in vain: the part of all movement that goes to concepts which the intervention does "
-    f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges."
+    f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges. Own noise: the part of a concept's variance that the "
+    "noise of the same concept makes under an intervention on it, mean over the concepts; in truth all of it."
 )
-EFFECTS = ("AUROC", "SHD", "precision", "recall", "rank correlation", "moved in vain")
+EFFECTS = ("AUROC", "SHD", "precision", "recall", "rank correlation", "moved in vain", "own noise")
 SHOWN_CONTEXTS, SHOWN_IMAGES = 15, 4
 
 
@@ -71,13 +72,14 @@ def effects_rows(moved: Mapping[str, Sequence[dict]]) -> tuple[Row, ...]:
 
 def effects_numbers(found: Sequence[dict]) -> dict[str, Estimate | None]:
     """{column of EFFECTS: mean ± standard error} of the effects of several seeds; None for what none of them has."""
-    numbers = lambda of: (*(of["scores"][name] for name in ("auroc", "shd", "precision", "recall")), of["rank_correlation"], of["moved_in_vain"])
+    numbers = lambda of: (*(of["scores"][name] for name in ("auroc", "shd", "precision", "recall")), of["rank_correlation"], of["moved_in_vain"], of["own_noise"])
     return dict(zip(EFFECTS, map(estimate, zip(*map(numbers, found)))))
 
 
 def pictures(run, scores: dict) -> list[Picture]:
-    """Movements as heat maps, learned beside true, and images of some contexts beside the truth; none where the truth is not known."""
-    return [_movements(run, scores), _images(run)] if "effects" in scores else []
+    """Movements, and with a context module whose noise concepts follow, as heat maps, learned beside true, and images of some contexts beside the truth; none
+    where the truth is not known."""
+    return [_movements(run, scores), *_noises(run, scores), _images(run)] if "effects" in scores else []
 
 
 def _movements(run, scores: dict) -> Picture:
@@ -87,6 +89,19 @@ def _movements(run, scores: dict) -> Picture:
         EFFECTS_NOTE,
         f"Heat maps of how far each of the concepts {', '.join(run.concepts)} moves under each single intervention, learned and true.",
     )
+
+
+def _noises(run, scores: dict) -> list[Picture]:
+    learned, true = (scores["effects"]["noise"][kind] for kind in ("learned", "true"))
+    if learned is None:
+        return []
+    maps = {"as generated": np.array(learned), "in truth": np.array(true)}
+    return [Picture(
+        "noise", "Whose noise a concept follows", heat_maps(maps, run.concepts, sides=("noise of", "varies"), diagonal=True),
+        "The part of the variance of each concept (row) in observational images that goes when the noise of another (column) does not vary: as the probe reads it off "
+        "generated images, and as simulated. Where noises act together a row can sum to more than one; in truth hidden causes take what is missing.",
+        f"Heat maps of how much of the variance of each of the concepts {', '.join(run.concepts)} the noise of each makes, learned and true.",
+    )]
 
 
 def _images(run) -> Picture:
