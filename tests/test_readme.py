@@ -1,9 +1,13 @@
-"""The README's code runs as it is printed."""
+"""The README's code runs as it is printed, and it and the pages of measurements name what there is."""
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "tests" / "benchmarks").glob("*.md"))]
 
 
 def test_the_module_in_an_own_model():
@@ -14,11 +18,19 @@ def test_the_module_in_an_own_model():
     assert not (names["images"][0] == names["images"][1]).all()
 
 
-def test_every_file_that_it_names_exists():
-    root = Path(__file__).parent.parent
-    for name in re.findall(r"(?:causal_ctx|configs|launch|tests)/[\w/]+\.(?:py|sh|png)", README):
-        assert (root / name).exists(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_every_heading_that_a_page_names_exists(page):
+    text = page.read_text()
+    for name in re.findall(r"(?:causal_ctx|configs|launch|tests)/[\w/]+\.(?:py|sh|png|md)", text):
+        assert (ROOT / name).exists(), name
+    for name, heading in re.findall(r"\]\((?!https?:|runs/)([^)#]*)(?:#([^)]*))?\)", text):
+        linked = page.parent / name if name else page
+        assert linked.exists(), name
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}, heading
 
 
-def test_no_figure_is_left_to_fill_in():
-    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b", re.sub(r"`[^`\n]+`", "", README))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_figure_is_left_to_fill_in(page):
+    assert not re.findall(r"\b[A-Z]+_[A-Z_]+\b|@[A-Z]+\d*@", re.sub(r"`[^`\n]+`", "", page.read_text()))
