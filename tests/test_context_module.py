@@ -132,9 +132,13 @@ def test_expressive_widths_are_those_of_the_paper():
     assert cm.expressive_widths(448, 50, 6) == (448, 368, 288, 209, 129, 50)
 
 
-def test_single_concept_and_wrong_widths():
+def test_single_concept_wrong_widths_and_unknown_rules():
     module = cm.ContextModule(1, W_IN, W_OUT, depth=2, out_features=E, normalisation="group")
     variables = module.init(jax.random.key(0), jnp.zeros((2, W_IN)), jnp.zeros((2, 1)), False)
     assert module.apply(variables, jnp.zeros((3, W_IN)), jnp.ones((3, 1)), False).shape == (3, E)
     with pytest.raises(ValueError, match=r"z must be \[B, 5\]"):
         module.apply(variables, jnp.zeros((3, 4)), jnp.ones((3, 1)), False)
+    for wrong in ({"composition": "perfect"}, {"noise_mixing": "Block"}, {"normalisation": "layer"}):
+        (name, given), = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} is '{given}'; give one of"):
+            cm.ContextModule(2, W_IN, W_OUT, depth=2, out_features=E, **wrong).init(jax.random.key(0), jnp.zeros((2, 2 * W_IN)), jnp.zeros((2, 2)), False)

@@ -41,7 +41,7 @@ def standing_for_latents(dataset):
 class Oracle:
     """What a predictor of a perfect model does with images that are latents; `wrong` changes the context that it makes for a set of interventions."""
 
-    latents, rules = 4, ()
+    latents, intervenes = 4, False
 
     def __init__(self, dataset, wrong=lambda name: name):
         self.dataset, self.wrong = dataset, wrong
@@ -49,7 +49,11 @@ class Oracle:
     def name(self, targets):
         return "+".join(np.array(self.dataset.concepts)[np.asarray(targets) == 1]) or "obs"
 
-    def generate_all(self, sets, noise):
+    def statistics(self, sets):
+        return {"of": np.asarray(sets)}
+
+    def generate_all(self, sets, noise, statistics):
+        np.testing.assert_array_equal(statistics["of"], sets)
         return np.stack([self.dataset.counterfactuals(self.wrong(self.name(targets)), len(noise)) for targets in sets])
 
     def reconstruct(self, targets, images, made_under=None):
@@ -161,17 +165,20 @@ def test_effects_of_permuted_concepts_are_not_taken_for_the_true_ones(dataset):
 class Linear(Oracle):
     """Makes latents of its noise by the true total effects; the block of every concept holds it turned, beside a number that nothing hears. `mixed` [K, K] goes before."""
 
-    rules = ("structural",)
+    intervenes = True
 
-    def __init__(self, dataset, mixed=np.eye(6)):
+    def __init__(self, dataset, mixed=np.eye(6), together=False):
         super().__init__(dataset)
-        self.latents, self.mixed = 2 * len(dataset.concepts), mixed
+        self.latents, self.mixed, self.together = 2 * len(dataset.concepts), mixed, together
 
     def generate(self, targets, noise):
         own = noise.reshape(len(noise), -1, 2) @ np.array([0.6, 0.8])
+        if self.together:
+            own = own * np.sign(np.roll(own, 1, axis=1))
         return (own @ self.mixed.T @ self.dataset.total_effects[self.name(targets)].T)[:, None, None]
 
-    def generate_all(self, sets, noise):
+    def generate_all(self, sets, noise, statistics):
+        np.testing.assert_array_equal(statistics["of"], sets)
         return np.stack([self.generate(targets, noise) for targets in sets])
 
 
@@ -194,8 +201,10 @@ def test_noises_that_belong_to_other_concepts_or_to_all_are_found_out(dataset):
     turned, spread = np.roll(np.eye(6), 1, axis=0), np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     permuted = noise_of(dataset, mixed=turned)
     np.testing.assert_allclose(permuted["noise"]["learned"], np.roll(noise_of(dataset)["noise"]["learned"], -1, axis=1), atol=0.06)
-    assert permuted["own_noise"] == 0
+    assert permuted["own_noise"] == pytest.approx(0, abs=0.03)
     assert noise_of(dataset, mixed=spread)["own_noise"] == pytest.approx((np.diag(spread) ** 2).mean(), abs=0.02)
+    together = noise_of(dataset, together=True)  # the sign of each is that of its neighbour: its own noise alone says nothing
+    assert together["own_noise"] == pytest.approx(0, abs=0.03) and np.sum(together["noise"]["learned"], axis=1).min() > 1.5
     bare = effects_of(dataset)  # blocks of a model without a context module are no concept's
     assert bare["own_noise"] is None and bare["noise"]["learned"] is None
 

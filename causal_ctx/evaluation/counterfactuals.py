@@ -11,6 +11,7 @@ intervened ones.
 
 from collections.abc import Iterable
 
+import jax
 import numpy as np
 from scipy.stats import spearmanr
 
@@ -27,8 +28,8 @@ NOISE = 2**20  # index of `fresh_noise` that no distance has
 
 
 def can_be_scored(dataset: ContextData) -> bool:
-    """Whether the data set knows what an image would have been, and the latents behind it."""
-    return dataset.counterfactual_latents is not None
+    """Whether the data set knows what an image would have been, the latents behind it, and what truly moves what."""
+    return dataset.counterfactual_latents is not None and dataset.total_effects is not None
 
 
 def concept_probe(dataset: ContextData) -> Probe:
@@ -70,42 +71,44 @@ def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Pro
     return {"images": num, "contexts": found, "mean": means}
 
 
-def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES) -> dict:
+def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int = IMAGES, advance: Advance = untold) -> dict:
     """Whether an intervention on a concept moves that concept and what it causes, and nothing else; and whose noise a concept follows.
 
-    {"learned", "true": [K, K], "scores": `graph.scores`, "rank_correlation", "moved_in_vain", "own_noise", "true_images": {the last four of images without a
-    fault}, "noise": {"learned", "true": [K, K]}, "probe_r2": {concept: R2 on held-out images}}
+    {"learned", "true": [K, K], "noise": {"learned", "true": [K, K]}, "probe_r2": {concept: R2 on held-out images}, "true_images": compared, **compared}, where
+    compared are {"scores": `graph.scores`, "rank_correlation", "moved_in_vain", "own_noise"}, of the model and of images without a fault.
 
     Entry (j, k) is how far latent j moves when concept k alone is intervened on and all exogenous noise is kept: the mean absolute difference, learned as the
     probe reads it off generated images, true as simulated. The scores compare "learned" with the true graph of total effects, diagonals left out;
     "rank_correlation" is Spearman's of learned and true entries off the diagonal, None where either are all equal; "moved_in_vain" is the part of all learned
-    movement off the diagonal that goes to concepts which the intervention does not truly move, None where none moves another. "true_images" are the simulated ones of the same noise, read
-    by the same probe, which mistakes some movements for others: what a perfect model has.
+    movement off the diagonal that goes to concepts which the intervention does not truly move, None where none moves another. "true_images" are the simulated
+    ones of the same noise, read by the same probe, which mistakes some movements for others: what a perfect model has.
 
-    Entry (j, k) of "noise" is the part of the variance of latent j in "obs" that goes when the noise of concept k does not vary: learned as Sobol's total
-    index of latents read off generated images (Jansen's estimator), true as simulated; where noises act together rows can sum to more than one, and in truth hidden causes take the rest. "own_noise" is the
-    mean over the concepts of their own noise's part under their own intervention, which stops every other: 1 in truth. Both None without a context module.
+    Entry (j, k) of "noise" is the part of the variance of latent j in "obs" that the noise of concept k leaves open when all other noises are known, Sobol's
+    total index (estimated as by Jansen 1999); rows sum to more than one where noises act together. True it is that of linear effects, the square of
+    `ContextData.total_effects`, and hidden causes have the rest. "own_noise" is the mean over the concepts of the part of their variance under their own
+    intervention that goes when their own noise does not vary, Sobol's first-order index: 1 for a concept that is a function of its noise, as in truth. Both
+    None of models that hear no interventions. `advance` is called with 1 and the name after each single intervention.
     """
     names = dataset.training_contexts[1:]
     sets = np.stack([dataset.targets(name) for name in (OBSERVATIONAL, *names)])
     noise, other = (fresh_noise(NOISE + draw, num, predictor.latents) for draw in range(2))
+    statistics = predictor.statistics(sets)
+    of_set = lambda number: jax.tree.map(lambda leaf: leaf[number : number + 1], statistics)
     scale = dataset.concept_latents(dataset.train_latents[OBSERVATIONAL]).std(axis=0)
-    read = [probe.read(images) for images in predictor.generate_all(sets, noise)]
+    read = [probe.read(images) for images in predictor.generate_all(sets, noise, statistics)]
     learned = _movement(read, scale)
-    true = _movement([dataset.counterfactual_latents(name, num) for name in (OBSERVATIONAL, *names)], scale)
-    real = [probe.read(dataset.counterfactuals(name, num)) for name in (OBSERVATIONAL, *names)]
-    own_of_real = [_part_drawn(real[k + 1], probe.read(dataset.counterfactuals(name, num, True)))[k] for k, name in enumerate(names)]
+    latents = [dataset.counterfactual_latents(name, num) for name in (OBSERVATIONAL, *names)]
+    true, real = _movement(latents, scale), [probe.read(dataset.counterfactuals(name, num)) for name in (OBSERVATIONAL, *names)]
     causes = graph.learned_once(np.stack([dataset.total_effects[name] for name in dataset.training_contexts]) != 0)["interventions"]
     apart = ~np.eye(len(names), dtype=bool)
-
-    def drawn_anew(k: int, under: int) -> np.ndarray:
-        """[K]: `_part_drawn` for the noise of concept k under the target set of that number."""
-        changed = np.where(np.arange(predictor.latents) * len(names) // predictor.latents == k, other, noise)
-        return _part_drawn(read[under], probe.read(predictor.generate(sets[under], changed)))
-
-    blocks = range(len(names)) if predictor.rules else ()
-    follows = np.stack([drawn_anew(k, 0) for k in blocks], axis=1).tolist() if blocks else None
-    own = [drawn_anew(k, k + 1)[k] for k in blocks]
+    block = np.arange(predictor.latents) * len(names) // predictor.latents
+    follows, own = [], []
+    for k, name in enumerate(names):
+        if predictor.intervenes:
+            redrawn = lambda number, chosen: probe.read(predictor.generate_all(sets[number : number + 1], np.where(chosen, other, noise), of_set(number))[0])
+            follows.append(_part_drawn(read[0], redrawn(0, block == k)))
+            own.append(1 - _part_drawn(read[k + 1], redrawn(k + 1, block != k))[k])
+        advance(1, name)
 
     def compared(found: np.ndarray, own: list[float]) -> dict:
         varied = np.ptp(found[apart]) > 0 and np.ptp(true[apart]) > 0
@@ -115,12 +118,13 @@ def effects(dataset: ContextData, predictor: Predictor, probe: Probe, num: int =
 
     shown = np.concatenate([probe.read(images) for images in dataset.held_out.values()])
     behind = dataset.concept_latents(np.concatenate([dataset.held_out_latents[name] for name in dataset.held_out]))
+    of_the_latent = [np.corrcoef(real[k + 1][:, k], latents[k + 1][:, k])[0, 1] ** 2 for k in range(len(names))]  # which is its own noise under its intervention
     return {
         "learned": learned.tolist(),
         "true": true.tolist(),
         **compared(learned, own),
-        "true_images": compared(_movement(real, scale), own_of_real),
-        "noise": {"learned": follows, "true": (dataset.total_effects[OBSERVATIONAL] ** 2).tolist()},
+        "true_images": compared(_movement(real, scale), of_the_latent),
+        "noise": {"learned": np.stack(follows, axis=1).tolist() if follows else None, "true": (dataset.total_effects[OBSERVATIONAL] ** 2).tolist()},
         "probe_r2": dict(zip(dataset.concepts, explained(shown, behind).tolist())),
     }
 
@@ -130,12 +134,12 @@ def against_truth(dataset: ContextData, predictor: Predictor, advance: Advance =
     if not can_be_scored(dataset):
         return {}
     probe = concept_probe(dataset)
-    return {"counterfactuals": counterfactual_errors(dataset, predictor, probe, advance=advance), "effects": effects(dataset, predictor, probe)}
+    return {"counterfactuals": counterfactual_errors(dataset, predictor, probe, advance=advance), "effects": effects(dataset, predictor, probe, advance=advance)}
 
 
 def number_of_contexts(dataset: ContextData) -> int:
     """How often `against_truth` calls `advance`."""
-    return len(dataset.training_contexts) - 1 + len(dataset.compositions) if can_be_scored(dataset) else 0
+    return 2 * (len(dataset.training_contexts) - 1) + len(dataset.compositions) if can_be_scored(dataset) else 0
 
 
 def _movement(latents: list[np.ndarray], scale: np.ndarray) -> np.ndarray:
@@ -145,8 +149,8 @@ def _movement(latents: list[np.ndarray], scale: np.ndarray) -> np.ndarray:
 
 
 def _part_drawn(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """[K] of latents [n, K] before and after a part of their causes was drawn anew: which part of their variance it makes."""
-    return ((after - before) ** 2).mean(axis=0) / np.maximum(2 * before.var(axis=0), 1e-12)
+    """[K] of latents [n, K] before and after some of their causes were drawn anew: the part of their variance that these leave open when all others are known."""
+    return ((after - before) ** 2).mean(axis=0) / np.maximum(2 * np.concatenate([before, after]).var(axis=0), 1e-12)
 
 
 def _mean_errors(errors: Iterable[dict]) -> dict:

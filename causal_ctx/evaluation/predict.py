@@ -59,6 +59,11 @@ class Predictor(NamedTuple):
         module = self.model.context_module
         return () if module is None else QUIRK_RULES if module.composition in QUIRK_RULES else (module.composition,)
 
+    @property
+    def intervenes(self) -> bool:
+        """Whether interventions reach a context module."""
+        return self.model.context_module is not None and self.model.hears_targets
+
     def with_quirks(self, **quirks: str) -> "Predictor | None":
         """The same weights under another `composition` (quirk Q2) or `noise_mixing` (quirk Q1); None without a context module."""
         if self.model.context_module is None:

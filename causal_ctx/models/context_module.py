@@ -102,7 +102,8 @@ class ContextModule(nn.Module):
     Targets are an array, so one compiled program serves any mix of contexts, and `jax.vmap` over targets gives all 2^K compositions at once.
     `normalisation` is a kind of `normalisation.Norm`: outside this package's own evaluation "generated" is plain BatchNorm with running averages; give
     "group" for a module that treats every example alike. The edges of "structural" begin near zero: where noises of all concepts are mixed from the start, it is
-    chance which of them a part of the image comes to be encoded in. Raises ValueError when z or targets have another width than the module was built for.
+    chance which of them a part of the image comes to be encoded in. Raises ValueError for another `noise_mixing` than those of NOISE_MIXING, another
+    `composition` than those of COMPOSITION, and z or targets of another width than the module was built for.
     """
 
     num_concepts: int
@@ -116,6 +117,9 @@ class ContextModule(nn.Module):
     momentum: float = 0.9
 
     def setup(self):
+        for name, given, known in (("noise_mixing", self.noise_mixing, NOISE_MIXING), ("composition", self.composition, COMPOSITION)):
+            if given not in known:
+                raise ValueError(f"{name} is {given!r}; give one of {', '.join(known)}.")
         self.unpool = Dense(self.out_features)
 
     def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:

@@ -22,6 +22,8 @@ class Norm(nn.Module):
         the wanted targets (`evaluation.predict.Predictor.calibrated`), for any composition, as NVAE does with its re-adjusted BatchNorm.
       * "group": GroupNorm over `groups` groups of features of one example: no batch enters, training and evaluation are the same function.
       * "running": always the running averages, also in training (for the "batch" layers of a model whose "generated" ones are being calibrated).
+
+    Raises ValueError for another kind.
     """
 
     kind: str
@@ -30,6 +32,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.kind not in (*KINDS, "running"):
+            raise ValueError(f"The normalisation is {self.kind!r}; give one of {', '.join(KINDS)}.")
         if self.kind == "group":
             return GroupNorm(self.groups, name="group")(x)
         return BatchNorm(use_running_average=not train or self.kind == "running", momentum=self.momentum, name="batch")(x)

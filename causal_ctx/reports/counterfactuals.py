@@ -28,8 +28,8 @@ EFFECTS_NOTE = (
     "How far each concept (row) moves when another (column) is intervened on and the noise is kept, in observational standard deviations: as the probe reads it "
     "off generated images, and as simulated. Compared off the diagonal. True images: what the same probe reads "
     "off the simulated ones, what a perfect model has. Moved in vain: the part of all movement that goes to concepts which the intervention does "
-    f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges. Own noise: the part of a concept's variance that the "
-    "noise of the same concept makes under an intervention on it, mean over the concepts; in truth all of it."
+    f"not truly move. AUROC 0.5 is chance; SHD takes movements above {THRESHOLD} of the largest for edges. Own noise: the part of a concept's variance under "
+    "an intervention on it that goes when its own noise does not vary, mean over the concepts; in truth all of it."
 )
 EFFECTS = ("AUROC", "SHD", "precision", "recall", "rank correlation", "moved in vain", "own noise")
 SHOWN_CONTEXTS, SHOWN_IMAGES = 15, 4
@@ -98,8 +98,8 @@ def _noises(run, scores: dict) -> list[Picture]:
     maps = {"as generated": np.array(learned), "in truth": np.array(true)}
     return [Picture(
         "noise", "Whose noise a concept follows", heat_maps(maps, run.concepts, sides=("noise of", "varies"), diagonal=True),
-        "The part of the variance of each concept (row) in observational images that goes when the noise of another (column) does not vary: as the probe reads it off "
-        "generated images, and as simulated. Where noises act together a row can sum to more than one; in truth hidden causes take what is missing.",
+        "The part of the variance of each concept (row) in observational images that one noise (column) leaves open when all others are known: as the probe reads it "
+        "off generated images, and in truth. Where noises act together a row sums to more than one; in truth hidden causes have what is missing.",
         f"Heat maps of how much of the variance of each of the concepts {', '.join(run.concepts)} the noise of each makes, learned and true.",
     )]
 
