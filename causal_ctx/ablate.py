@@ -75,7 +75,7 @@ def _scored(run: Run) -> bool:
 
 def _score(run: Run) -> dict:
     """What interventions.json holds, written with its figures into the folder of `run`."""
-    with Progress("interventions", total=len(contexts_to_score(run.data)) + counterfactuals.number_of_contexts(run.data)) as progress:
+    with Progress("interventions", total=len(contexts_to_score(run.data)) + counterfactuals.number_of_steps(run.data)) as progress:
         scores = subset_distances(run.config, run.data, run.predictor, lambda name: progress.advance(1, name))
         scores |= counterfactuals.against_truth(run.data, run.predictor, progress.advance)
     scores |= {"dataset": run.config.data.name, "method": run.config.method, "seed": run.config.seed}

@@ -182,13 +182,15 @@ class Linear(Oracle):
         return np.stack([self.generate(targets, noise) for targets in sets])
 
 
-def noise_of(dataset, **mixed):
+def noise_of(dataset, advance=lambda *_: None, **mixed):
     truth = standing_for_latents(dataset)
-    return counterfactuals.effects(truth, Linear(truth, **mixed), Knowing(), num=4_000)
+    return counterfactuals.effects(truth, Linear(truth, **mixed), Knowing(), num=4_000, advance=advance)
 
 
 def test_a_concept_follows_the_noises_that_it_truly_follows(dataset):
-    found = noise_of(dataset)
+    told = []
+    found = noise_of(dataset, lambda number, name: told.append(name))
+    assert told == list(dataset.concepts) and counterfactuals.number_of_steps(dataset) == 2 * len(told) + len(dataset.compositions)
     true = np.array(found["noise"]["true"])
     causes = dataset.total_effects["obs"] != 0
     assert ((true > 0) == causes).all() and (true.sum(axis=1) < 1.001).all()
@@ -231,5 +233,6 @@ def test_tables_say_what_was_measured(dataset):
     assert reports.tables({"subsets": {}}) == [] and reports.pictures(None, {}) == []
 
 
-def test_own_images_have_no_counterfactual_truth():
-    assert counterfactuals.against_truth(tiny.dataset(), None) == {} and counterfactuals.number_of_contexts(tiny.dataset()) == 0
+def test_own_images_have_no_counterfactual_truth(dataset):
+    assert not counterfactuals.can_be_scored(dataclasses.replace(dataset, total_effects=None)) and counterfactuals.can_be_scored(dataset)
+    assert counterfactuals.against_truth(tiny.dataset(), None) == {} and counterfactuals.number_of_steps(tiny.dataset()) == 0

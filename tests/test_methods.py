@@ -249,6 +249,14 @@ def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
     assert found["loss", "published"] == found["loss", "off"] != found["loss", "ours"]
 
 
+def test_interventions_reach_a_module_that_hears_its_targets(dataset):
+    reached = {}
+    for method in ("cm_end_to_end", "cm_pooled", "base_pooled"):
+        config = tiny.config(method=method)
+        reached[method] = build_predictor(config, dataset, initial_state(config, dataset, parallel.data_mesh())).intervenes
+    assert reached == {"cm_end_to_end": True, "cm_pooled": False, "base_pooled": False}
+
+
 def test_the_posterior_knows_the_targets_where_it_is_told(dataset):
     """Of every image its own, and an encoder that is told has parameters for them."""
     images = dataset.train["obs"][:3]

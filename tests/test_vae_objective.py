@@ -241,6 +241,25 @@ def test_a_penalty_is_a_term_of_the_loss(term, key):
     assert float(loss) == pytest.approx(float(without + 3 * terms[name]), rel=1e-5)
 
 
+def test_terms_of_a_mixed_micro_batch_are_of_its_contexts_its_pairs_and_its_images(key):
+    """Each recomputed from what the model makes of the same noise: contexts by hand, every pair with its own exchange, images and no logits."""
+    dataset, config = tiny.dataset(), tiny.config(method="cm_shared_noise")
+    objective = build_trainer(config, dataset).objective
+    variables, names = objective.init(key), ("red", "dark", "obs", "light") * 3
+    images = jnp.stack([dataset.train[name][row] for row, name in enumerate(names)])
+    targets = jnp.asarray([dataset.targets(name) for name in names], jnp.float32)
+    _, (_, terms) = objective.loss(variables, hyper(config, dataset).objective, ImageBatch(images, targets), key)
+    noise = jax.random.normal(jax.random.fold_in(key, 0), (12, objective.model.encoder.latents))
+    swap = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (6, 3))
+    assert len({tuple(row) for row in swap.tolist()}) > 1
+    found = objective.model.apply(variables, images / 255.0, targets, key, True, noise, swap, jnp.roll(targets, 1, axis=0))
+    together = np.array([[one == other for other in names] for one in names])
+    energy = vae.energy_distance(images / 255.0, jax.nn.sigmoid(found.generated), together, config.train.energy_patches)
+    assert float(terms["energy_nats"]) == pytest.approx(np.prod(dataset.image_shape[:2]) * float(energy), rel=1e-4)
+    assert float(terms["moment_nats"]) == pytest.approx(float(vae.moment_distance(found.posterior, together)), rel=1e-4)
+    assert float(terms["interaction_nats"]) == pytest.approx(float(vae.interaction_nats(*map(jax.nn.sigmoid, (found.logits, found.crossed)))), rel=1e-4)
+
+
 def test_penalties_on_blocks_of_two_by_two():
     """K = 2, w = 2, [listener, its row, speaker, its column]: blocks of Frobenius norms 5, 2, 0 and 13."""
     blocks = np.zeros((2, 2, 2, 2), np.float32)

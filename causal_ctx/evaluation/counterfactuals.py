@@ -137,7 +137,7 @@ def against_truth(dataset: ContextData, predictor: Predictor, advance: Advance =
     return {"counterfactuals": counterfactual_errors(dataset, predictor, probe, advance=advance), "effects": effects(dataset, predictor, probe, advance=advance)}
 
 
-def number_of_contexts(dataset: ContextData) -> int:
+def number_of_steps(dataset: ContextData) -> int:
     """How often `against_truth` calls `advance`."""
     return 2 * (len(dataset.training_contexts) - 1) + len(dataset.compositions) if can_be_scored(dataset) else 0
 
