@@ -65,13 +65,10 @@ def _context(config: ml_collections.ConfigDict) -> None:
     config.objective.beta = 1.0  # weight of the KL
     config.objective.energy_penalty = -1.0  # on how far generated images of a context are from real ones; -1: the method's own, 0 for the published ones
     config.objective.moment_penalty = -1.0  # on how far latents of a context are from the prior in mean and second moments; -1 as above
-    config.objective.interaction_penalty = -1.0  # on how far images are from sums over concepts; -1 as above
-    config.objective.context_penalty = -1.0  # on how far the concepts of an image depend on what context it is said to be of; -1 as above
     config.objective.group_penalty = config.objective.l2_penalty = 0.0  # on the block norms of the effective causal matrix, and on its Frobenius norm
 
     config.train = _phase(epochs=100, batch_size=512, micro_batch=64, learning_rate=1e-3, final_learning_rate=1e-5)
     config.train.contexts_per_micro_batch = AUTO  # or one, mixed
-    config.train.energy_patches = 4  # a side, or 2, or 1, the whole image: the parts of images whose pairs objective.energy_penalty compares
     config.train.frozen_statistics = "moving"  # or fixed: whether running averages of a frozen backbone go on moving (quirk Q3)
     config.train.compute_dtype = "float32"  # or bfloat16, of what layers hand on in training; parameters, statistics and loss stay float32
     config.train.clamp_causal = True  # causal weights to [0, 1] after every step, but those of composition structural
@@ -252,7 +249,6 @@ CHOICES = {
         "model.composition": (AUTO, *context_module.COMPOSITION),
         **dict.fromkeys(("model.module_normalisation", "model.backbone_normalisation"), (AUTO, *normalisation.KINDS)),
         "train.contexts_per_micro_batch": (AUTO, "one", "mixed"),
-        "train.energy_patches": (1, 2, 4),
         "train.frozen_statistics": ("moving", "fixed"),
         "train.compute_dtype": ("float32", "bfloat16"),
     },

@@ -22,19 +22,15 @@ USUAL = {
     "train.contexts_per_micro_batch": "one",
     "objective.energy_penalty": 0.0,
     "objective.moment_penalty": 0.0,
-    "objective.interaction_penalty": 0.0,
-    "objective.context_penalty": 0.0,
 }
 SHARED_NOISE = {
     "model.posterior": "told",
-    "model.composition": "structural",
-    "model.module_normalisation": "group",
+    "model.composition": "cut",
+    "model.module_normalisation": "batch",
     "model.backbone_normalisation": "group",
     "train.contexts_per_micro_batch": "mixed",
-    "objective.energy_penalty": 4.0,
+    "objective.energy_penalty": 2.0,
     "objective.moment_penalty": 4.0,
-    "objective.interaction_penalty": 1.0,
-    "objective.context_penalty": 200.0,
 }
 
 
@@ -94,21 +90,14 @@ def choice(config: ml_collections.ConfigDict, field: str) -> object:
 
 def conflict(config: ml_collections.ConfigDict) -> str:
     """What is wrong with the choices of a run of the context system, in one sentence; empty where nothing is."""
-    method, told, mixed = METHODS[config.method], choice(config, "model.posterior") == "told", choice(config, "train.contexts_per_micro_batch") == "mixed"
-    for name in ("energy_penalty", "moment_penalty", "interaction_penalty", "context_penalty"):
+    method, told = METHODS[config.method], choice(config, "model.posterior") == "told"
+    for name in ("energy_penalty", "moment_penalty"):
         if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
             return f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own."
         if choice(config, f"objective.{name}") and config.train.micro_batch < 2:
             return f"train.micro_batch is {config.train.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0."
     if told and not (method.module and method.targets):
         return f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method."
-    weight = choice(config, "objective.interaction_penalty")
-    if weight and not method.module:
-        return f"objective.interaction_penalty is {weight}, but {config.method} has no context module; give 0, or choose another method."
-    weight = choice(config, "objective.context_penalty")
-    if weight and not (told and mixed):
-        needed = "a method that knows targets, model.posterior told and train.contexts_per_micro_batch mixed"
-        return f"objective.context_penalty is {weight}, which needs {needed}; set them, or give 0."
     return ""
 
 

@@ -137,8 +137,8 @@ def shape_of(run: ml_collections.ConfigDict) -> str:
     method = METHODS[run.method]
     fields = chosen(configs.flat(run.to_dict()))
     fixed = {field: value for field, value in fields.items() if not varies(field)}
-    beside = [fields.get(f"objective.{term}_penalty", 0) > 0 for term in ("energy", "interaction")]  # what else is decoded, for batch normalisation in one batch
-    return json.dumps([fixed, beside, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
+    generates = fields.get("objective.energy_penalty", 0) > 0  # images that batch normalisation takes into one batch with the reconstructions
+    return json.dumps([fixed, generates, method.system, method.phase, method.module, method.contexts, method.targets, [rule for rule, _ in method.trains]], sort_keys=True)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> dict:

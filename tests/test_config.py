@@ -13,10 +13,7 @@ from causal_ctx import config as configs
     ("model.noise_mixing", "none", "model.noise_mixing is 'none'; choose one of reference, block"),
     ("model.module_normalisation", "running", "model.module_normalisation is 'running'; choose one of auto, batch, generated, group"),
     ("train.contexts_per_micro_batch", "two", "choose one of auto, one, mixed"),
-    ("train.energy_patches", 3, "train.energy_patches is 3; choose one of 1, 2, 4"),
-    ("objective.context_penalty", -0.5, "objective.context_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
-    ("objective.interaction_penalty", -0.5, "objective.interaction_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
-    ("objective.context_penalty", 1.0, "objective.context_penalty is 1.0, which needs a method that knows targets, model.posterior told"),
+    ("objective.energy_penalty", -0.5, "objective.energy_penalty is -0.5; it must be finite and not negative, or -1 for the method's own"),
     ("train.epochs", -1, "train.epochs is -1.0; it must be positive and finite"),
     ("data.train_per_context", 0, "data.train_per_context is 0; it must be positive"),
     ("train.learning_rate", float("nan"), "train.learning_rate is nan; it must be positive"),
@@ -64,26 +61,10 @@ def test_a_choice_that_is_younger_than_a_run_is_the_published_one():
     config = configs.default()
     config.method = "cm_shared_noise"
     fields = json.loads(configs.to_json(config))
-    assert configs.from_json(json.dumps(fields)).objective.context_penalty == -1
-    del fields["objective"]["context_penalty"]
+    assert configs.from_json(json.dumps(fields)).objective.energy_penalty == -1
+    del fields["objective"]["energy_penalty"]
     read = configs.from_json(json.dumps(fields))
-    assert (read.objective.context_penalty, read.objective.energy_penalty, read.model.posterior) == (0, -1, "auto")
-
-
-def test_only_concepts_interact():
-    config = configs.default()
-    config.method, config.objective.interaction_penalty = "base_pooled", 1.0
-    with pytest.raises(configs.ConfigError, match="objective.interaction_penalty is 1.0, but base_pooled has no context module"):
-        configs.validate(config)
-
-
-def test_the_context_penalty_needs_micro_batches_of_many_contexts():
-    config = configs.default()
-    config.method, config.train.contexts_per_micro_batch = "cm_shared_noise", "one"
-    with pytest.raises(configs.ConfigError, match="objective.context_penalty is 200.0, which needs"):
-        configs.validate(config)
-    config.objective.context_penalty = 0.0
-    configs.validate(config)
+    assert (read.objective.energy_penalty, read.objective.moment_penalty, read.model.posterior) == (0, -1, "auto")
 
 
 def test_unknown_size_and_unreadable_config():

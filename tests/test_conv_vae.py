@@ -23,57 +23,9 @@ def test_shapes(backbone, shape, k, method):
     model, init = variables_of(config, k, shape)
     variables = jax.eval_shape(init)
     images, targets = jnp.zeros((5, *shape)), jnp.zeros((5, k))
-    logits, posterior, *asked_for = jax.eval_shape(lambda v: model.apply(v, images, targets, jax.random.key(0), False), variables)
-    assert logits.shape == (5, *shape) and asked_for == [None] * 3
+    logits, posterior, generated = jax.eval_shape(lambda v: model.apply(v, images, targets, jax.random.key(0), False), variables)
+    assert logits.shape == (5, *shape) and generated is None
     assert posterior.mean.shape == posterior.log_variance.shape == (5, latent_width(config, k))
-
-
-def test_an_encoder_told_twice_is_two_encoders(key):
-    """Targets [T, B, K] give what each [B, K] gives by itself; concepts are those of the module told the same, whatever else is decoded."""
-    config = configs.resize(configs.default(), "tiny")
-    config.method = "cm_shared_noise"
-    model, init = variables_of(config, 3, (16, 16, 3))
-    variables, images, noise = init(), jax.random.uniform(key, (4, 16, 16, 3)), jnp.zeros((4, 3 * config.model.noise_width))
-    targets, others = jnp.eye(3)[jnp.array([0, 1, 2, 0])], jnp.zeros((4, 3))
-    plain = model.apply(variables, images, targets, key, True, noise)
-    both = model.apply(variables, images, targets, key, True, noise, others=others)
-    np.testing.assert_allclose(both.logits, plain.logits, atol=1e-5)
-    np.testing.assert_allclose(both.generated, plain.generated, atol=1e-5)
-    np.testing.assert_allclose(both.posterior.mean, plain.posterior.mean, atol=1e-5)
-    assert plain.concepts is None
-    for found, told in zip(both.concepts, (targets, others)):
-        of_one = model.apply(variables, images, told, method="encode")
-        of_module = model.apply(variables, of_one.mean, told, method=lambda model, z, t: model.context_module.concepts(z, t, False))
-        assert found.shape == of_module.shape == (4, 3, config.model.concept_width)
-        np.testing.assert_allclose(found, of_module, atol=1e-5)
-    assert np.abs(both.concepts[0] - both.concepts[1]).max() > 0.01
-    config.model.posterior = "untold"
-    model, init = variables_of(config, 3, (16, 16, 3))
-    with pytest.raises(ValueError, match="other targets also an encoder that is told"):
-        model.apply(init(), images, targets, key, True, others=others)
-    config.method = "base_pooled"
-    model, init = variables_of(config, 3, (16, 16, 3))
-    with pytest.raises(ValueError, match="Swapped concepts need a context module"):
-        model.apply(init(), images, targets, key, True, swap=jnp.ones((2, 3), bool))
-
-
-def test_a_pair_of_images_exchanges_concepts_as_each_had_them(key):
-    """Of five images the fifth has no partner; whatever is generated beside, the crossed images are the last."""
-    config = configs.resize(configs.default(), "tiny")
-    config.method = "cm_shared_noise"
-    model, init = variables_of(config, 3, (16, 16, 3))
-    variables, images, noise = init(), jax.random.uniform(key, (5, 16, 16, 3)), jnp.ones((5, 3 * config.model.noise_width))
-    targets, swap = jnp.eye(3)[jnp.array([0, 1, 2, 0, 1])], jnp.array([[True, False, False], [False, True, True]])
-    found = model.apply(variables, images, targets, key, True, noise, swap)
-    plain = model.apply(variables, images, targets, key, True)
-    np.testing.assert_allclose(found.logits, plain.logits, atol=1e-5)
-    assert found.generated.shape == (5, 16, 16, 3) and found.crossed.shape == (2, 2, 16, 16, 3)
-    concepts = model.apply(variables, plain.posterior.sample(key), targets, method=lambda model, z, t: model.context_module.concepts(z, t, True))
-    first = jnp.stack([concepts[2].at[1:].set(concepts[0, 1:]), concepts[1].at[1:].set(concepts[3, 1:])])  # images 0 and 1 with what they were given by 2 and 3
-    second = jnp.stack([concepts[0].at[1:].set(concepts[2, 1:]), concepts[3].at[1:].set(concepts[1, 1:])])
-    for crossed, of_hand in zip(found.crossed, (first, second)):
-        np.testing.assert_allclose(crossed, model.apply(variables, of_hand, method=lambda model, c: model.decoder(model.context_module.pooled(c), True)), atol=1e-5)
-    assert np.abs(found.crossed[0] - plain.logits[:2]).max() > 0.01
 
 
 def test_number_of_parameters_is_the_papers():

@@ -214,7 +214,7 @@ def test_methods_are_the_papers_six_and_ours():
 def test_a_choice_left_to_the_method_is_the_methods():
     """Fields that name a value keep it, whatever the method; those of no method are as they are."""
     config = tiny.config(method="cm_shared_noise", model__composition="reference", objective__moment_penalty=0.0)
-    assert [choice(config, field) for field in USUAL] == ["told", "reference", "group", "group", "mixed", 4.0, 0.0, 1.0, 200.0]
+    assert [choice(config, field) for field in USUAL] == ["told", "reference", "batch", "group", "mixed", 2.0, 0.0]
     assert [choice(tiny.config(), field) for field in USUAL] == list(USUAL.values())
     assert choice(config, "objective.beta") == 1.0 and choice(config, "model.noise_mixing") == "block"
     assert all(config.get(block)[name] in ("auto", -1.0) for block, _, name in (field.partition(".") for field in USUAL) for config in [tiny.config()])
@@ -226,7 +226,7 @@ def test_a_run_writes_down_what_its_method_chose(tmp_path, monkeypatch):
     prepare(config, tmp_path / "run")
     monkeypatch.setitem(METHODS, "cm_shared_noise", METHODS["cm_shared_noise"]._replace(choices=USUAL))
     kept = config_of(tmp_path / "run")
-    assert (kept.model.backbone_normalisation, kept.objective.energy_penalty) == ("group", 4.0)
+    assert (kept.model.backbone_normalisation, kept.objective.energy_penalty) == ("group", 2.0)
     assert choice(config, "model.backbone_normalisation") == "generated"
     (tmp_path / "run" / "results.json").write_text("{}")
     prepare(kept, tmp_path / "run")

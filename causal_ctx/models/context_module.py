@@ -120,18 +120,9 @@ class ContextModule(nn.Module):
         for name, given, known in (("noise_mixing", self.noise_mixing, NOISE_MIXING), ("composition", self.composition, COMPOSITION)):
             if given not in known:
                 raise ValueError(f"{name} is {given!r}; give one of {', '.join(known)}.")
-        self.unpool = Dense(self.out_features)
-
-    def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
-        return self.pooled(self.concepts(z, targets, train))
-
-    def pooled(self, concepts: jax.Array) -> jax.Array:
-        """Concepts [B, K, w_out] -> decoder features [B, E]."""
-        return self.unpool(concepts.reshape(len(concepts), -1))
 
     @nn.compact
-    def concepts(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
-        """z [B, K * w_in], targets [B, K] -> concepts [B, K, w_out]."""
+    def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
         k, w_in, w_out = self.num_concepts, self.noise_width, self.concept_width
         if z.shape[1:] != (k * w_in,) or targets.shape != (z.shape[0], k):
             raise ValueError(f"z must be [B, {k * w_in}] and targets [B, {k}], got {z.shape} and {targets.shape}; reshape them or the module.")
@@ -152,4 +143,5 @@ class ContextModule(nn.Module):
         init = torch_uniform(max((k - 1) * w_out, 1))
         edges = torch_uniform(max((k - 1) * w_out, 1), 0.01 if self.composition == "structural" else 1.0)
         obs, ivn = (self.param(f"causal_{name}", edges, (k, w_out, k, w_out)) for name in ("obs", "ivn"))
-        return causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))
+        concepts = causal_layer(x, obs, ivn, targets, self.composition) + self.param("causal_bias", init, (1, k, w_out))
+        return Dense(self.out_features, name="unpool")(concepts.reshape(-1, k * w_out))

@@ -28,17 +28,12 @@ class Posterior(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What the VAE makes of images: their logits [B, H, W, C] and Posterior over [B, L], and what else was asked for.
-
-    generated: logits of images from given noise. crossed: logits of images of crossed concepts, [2, B // 2, H, W, C]. concepts: [2, B, K, w_out] of the same
-    images told two contexts.
-    """
+    """What the VAE makes of images: their logits [B, H, W, C] and Posterior over [B, L], and logits [B, H, W, C] of images from given noise,
+    where some was given."""
 
     logits: jax.Array
     posterior: Posterior
     generated: jax.Array | None = None
-    crossed: jax.Array | None = None
-    concepts: jax.Array | None = None
 
 
 class Activation(nn.Module):
@@ -55,10 +50,7 @@ class Activation(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`.
-
-    An encoder that is `told` takes targets [T, B, K], too: Posterior over [T, B, L].
-    """
+    """Images [B, H, W, C] in [0, 1], targets [B, K] -> Posterior over [B, L], through `features` features; the targets count where `told`."""
 
     backbone: str
     latents: int
@@ -78,7 +70,6 @@ class Encoder(nn.Module):
         x = Dense(self.features, name="dense")(x)
         if self.told:
             targets = targets.astype(x.dtype)
-            x = jnp.broadcast_to(x, (*targets.shape[:-1], self.features))
             x = jnp.concatenate([nn.relu(x + Dense(self.features, name="targets")(targets)), targets], axis=-1)
         else:
             x = nn.relu(x)
@@ -124,7 +115,7 @@ class ConvVAE(nn.Module):
         return targets if self.hears_targets else jnp.zeros_like(targets)
 
     def encode(self, images: jax.Array, targets: jax.Array, train: bool = False) -> Posterior:
-        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]; of targets [T, B, K], where it is told, [T, B, L]."""
+        """Images [B, H, W, C] in [0, 1], made under targets [B, K] -> Posterior [B, L]."""
         return self.encoder(images, self.heard(targets), train)
 
     def decode(self, z: jax.Array, targets: jax.Array, train: bool = False) -> jax.Array:
@@ -132,46 +123,12 @@ class ConvVAE(nn.Module):
         features = z if self.context_module is None else self.context_module(z, self.heard(targets), train)
         return self.decoder(features, train)
 
-    def __call__(
-        self,
-        images: jax.Array,
-        targets: jax.Array,
-        key: jax.Array,
-        train: bool,
-        noise: jax.Array | None = None,
-        swap: jax.Array | None = None,
-        others: jax.Array | None = None,
-    ) -> Output:
-        """One posterior sample per image, decoded under the targets; all that is decoded goes through normalisation as one batch.
-
-        With `noise` [B, L] there are images generated from it under the same targets. With `swap` bool [B // 2, K] there are images of crossed concepts: images
-        i and i + B // 2 are a pair, which exchange the concepts that are swapped, as the module gave them to each under its own targets. With
-        `others` [B, K], other targets for the same images, there are concepts: those of the posterior means when encoder and
-        module are told the targets, and when they are told the others, the module normalised as at evaluation. Raises ValueError for others or swap without a
-        module, and for others with an encoder that is not told.
-        """
-        module, b = self.context_module, len(images)
-        if module is None and not (others is None and swap is None) or others is not None and not self.encoder.told:
-            raise ValueError("Swapped concepts need a context module, other targets also an encoder that is told; leave `swap` or `others` out.")
-        concepts = None
-        if others is None:
-            posterior = self.encode(images, targets, train)
-        else:
-            told = jnp.stack([targets, others])
-            both = self.encode(images, told, train)
-            rows = lambda x: x.reshape(-1, x.shape[-1])
-            concepts = module.concepts(rows(both.mean), self.heard(rows(told)), False)
-            concepts = concepts.reshape(2, b, *concepts.shape[1:])
-            posterior = Posterior(*(of_both[0] for of_both in both))
-        x = posterior.sample(key)
-        if noise is not None:
-            x, targets = jnp.concatenate([x, noise]), jnp.concatenate([targets, targets])
-        if module is not None:
-            x = module.concepts(x, self.heard(targets), train)
-        if swap is not None:
-            one, other = x[: b // 2], x[b // 2 : b // 2 * 2]
-            x = jnp.concatenate([x, *(jnp.where(swap[:, :, None], *pair) for pair in ((other, one), (one, other)))])
-        logits = self.decoder(x if module is None else module.pooled(x), train)
-        generated = None if noise is None else logits[b : 2 * b]
-        crossed = None if swap is None else logits[-(b // 2 * 2) :].reshape(2, b // 2, *logits.shape[1:])
-        return Output(logits[:b], posterior, generated, crossed, concepts)
+    def __call__(self, images: jax.Array, targets: jax.Array, key: jax.Array, train: bool, noise: jax.Array | None = None) -> Output:
+        """One posterior sample per image, decoded under the targets. With `noise` [B, L] there are images generated from it under the same targets, which go
+        through normalisation with the others as one batch."""
+        posterior = self.encode(images, targets, train)
+        z = posterior.sample(key)
+        if noise is None:
+            return Output(self.decode(z, targets, train), posterior)
+        logits = self.decode(jnp.concatenate([z, noise]), jnp.concatenate([targets, targets]), train)
+        return Output(logits[: len(images)], posterior, logits[len(images) :])

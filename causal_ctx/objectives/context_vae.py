@@ -17,13 +17,11 @@ from causal_ctx.objectives.objective import ImageBatch
 
 
 class ContextVAE(NamedTuple):
-    """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, interaction_penalty, context_penalty, group_penalty and l2_penalty.
+    """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, interaction_penalised, context_penalised,
-    penalised: the penalty on the images that are generated, that on moments, that on concepts which interact in an image, that on concepts which depend on the
-    context told, any on causal weights counts. energy_patches: a side, the parts in which generated images are compared with real ones.
-    compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to layer; parameters, their gradients, statistics and the loss are
-    float32 throughout.
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the
+    penalty on the images that are generated, that on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the model computes
+    what it hands from layer to layer; parameters, their gradients, statistics and the loss are float32 throughout.
     """
 
     model: ConvVAE
@@ -32,10 +30,7 @@ class ContextVAE(NamedTuple):
     clamp_causal: bool
     energy_penalised: bool
     moments_penalised: bool
-    interaction_penalised: bool
-    context_penalised: bool
     penalised: bool
-    energy_patches: int
     compute_dtype: str = "float32"
     unit: str = "nats"
     told: tuple[str, ...] = ("loss_nats", "reconstruction_nats", "kl_nats")
@@ -48,33 +43,24 @@ class ContextVAE(NamedTuple):
         return {"params": params, **collections}
 
     def loss(self, variables: dict, numbers: dict[str, jax.Array], batch: ImageBatch, key: jax.Array) -> tuple[jax.Array, tuple[dict, dict]]:
-        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats, "context_share" alone without unit).
+        """Mean loss in nats of one micro-batch [B, ...], with (new batch_stats, mean terms in nats).
 
         "energy_nats" is the energy distance times the number of pixels, which stands beside nats at every resolution alike, and is none itself.
-        Which concepts a pair of images exchanges is drawn for every pair, each subset alike. Pairs are of any two contexts where micro-batches are mixed.
         """
         images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
         noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype) if self.energy_penalised else None
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
-        swap = jax.random.bernoulli(jax.random.fold_in(key, 1), 0.5, (len(images) // 2, self.num_concepts)) if self.interaction_penalised else None
-        others = jnp.roll(targets, 1, axis=0) if self.context_penalised else None  # every example of a micro-batch draws its own context
-        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, swap, others, mutable=["batch_stats"])
+        found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, mutable=["batch_stats"])
         found = _cast(found, "float32")
         terms = {"reconstruction_nats": vae.reconstruction_nats(found.logits, images).mean(), "kl_nats": vae.kl_nats(found.posterior).mean()}
         loss, together = terms["reconstruction_nats"] + numbers["beta"] * terms["kl_nats"], vae.of_one_context(self.model.heard(targets))
         if self.energy_penalised:
             rows, columns, _ = self.image_shape
-            terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(found.generated), together, self.energy_patches)
+            terms["energy_nats"] = rows * columns * vae.energy_distance(images, jax.nn.sigmoid(found.generated), together)
             loss = loss + numbers["energy_penalty"] * terms["energy_nats"]
         if self.moments_penalised:
             terms["moment_nats"] = vae.moment_distance(found.posterior, together)
             loss = loss + numbers["moment_penalty"] * terms["moment_nats"]
-        if self.interaction_penalised:
-            terms["interaction_nats"] = vae.interaction_nats(jax.nn.sigmoid(found.logits), jax.nn.sigmoid(found.crossed))
-            loss = loss + numbers["interaction_penalty"] * terms["interaction_nats"]
-        if self.context_penalised:
-            terms["context_share"] = vae.context_share(found.concepts)
-            loss = loss + numbers["context_penalty"] * terms["context_share"]
         if self.penalised:
             terms["penalty_nats"] = self.penalty(variables["params"], numbers, batch.targets)
             loss = loss + terms["penalty_nats"]

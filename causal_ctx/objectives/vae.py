@@ -40,56 +40,18 @@ def moment_distance(posterior: Posterior, together: jax.Array) -> jax.Array:
     return _mean_of(of_pairs, together & ~_same(mean))
 
 
-def context_share(concepts: jax.Array) -> jax.Array:
-    """How far the concepts of images depend on what context the images are said to be of: [2, B, K, w_out] -> scalar.
-
-    The first are the concepts of B images each told its context, the second those of the same images told that of another image, which may be the same.
-    Mean over features of half the mean squared difference over the variance of both: 0 where a concept is a function of the image alone, about 1 where the
-    two have nothing in common, 2 at most. Every feature counts by itself, since the largest of a concept would hide what the others say. The theorem's map
-    from latents to observations is injective (spec section 8); a model in which one image has two sets of concepts is not. Not part of the published objective.
-    """
-    told, others = concepts
-    return (jnp.square(told - others).mean(axis=0) / (2 * concepts.var(axis=(0, 1)) + 1e-6)).mean()
-
-
-def interaction_nats(images: jax.Array, crossed: jax.Array) -> jax.Array:
-    """How far images are from sums of one image for each concept: [B, H, W, C], [2, B // 2, H, W, C] -> nats of a Gaussian of unit variance.
-
-    Images i and i + B // 2 are a pair, and `crossed` are those of the two with some concepts exchanged. Half the squared second difference of the four, which is
-    zero for every exchange where each pixel is a sum over concepts: such decoders compose what they never saw together (Lachapelle et al. 2023). Where things
-    hide one another none is additive, so it is weighed against the likelihood. Not part of the published objective.
-    """
-    pairs = len(images) // 2
-    second = crossed.sum(axis=0) - images[:pairs] - images[pairs : 2 * pairs]
-    return jnp.square(second).sum(axis=(1, 2, 3)).mean() / 2
-
-
-def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array, patches: int = 1) -> jax.Array:
+def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array) -> jax.Array:
     """How far `generated` images of a context are from `real` ones in distribution, in the images' unit.
 
     Both [B, H, W, C], example i of both under the same targets, together [B, B] the pairs of one context -> scalar: 2 E|x - y| - E|x - x'| - E|y - y'| with
-    |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). With `patches`, a
-    divisor of H and W, images fall into patches x patches parts, and it is the mean of the distances of all pairs of parts, every part with itself among
-    them, and 0 where all pairs have equal distributions. Two parts show what is small in the whole image, and how they hang together; what only three or
-    more show together goes unseen. Pairs of independent examples estimate it without bias, so single values can be negative. Not part of the published
-    objective.
+    |x - y| the root mean squared difference of two images; not negative, and 0 for equal distributions alone (Szekely and Rizzo 2013). Pairs of independent
+    examples estimate it without bias, so single values can be negative. Not part of the published objective.
     """
-    x, y = (_patches(images, patches) for images in (real, generated))
+    x, y = (images.reshape(len(images), -1) for images in (real, generated))
     others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
 
-    def expected(a: jax.Array, b: jax.Array) -> jax.Array:
-        of_parts = jax.vmap(_mean_squares)(a, b)
-        of_pairs = jnp.concatenate([of_parts[part:] + of_parts[part : part + 1] for part in range(patches**2)]) / 2
-        return _mean_of(_root(of_pairs).mean(axis=0), others)
-
+    expected = lambda a, b: _mean_of(_root(_mean_squares(a, b)), others)
     return 2 * expected(x, y) - expected(x, x) - expected(y, y)
-
-
-def _patches(images: jax.Array, number: int) -> jax.Array:
-    """[B, H, W, C] in number x number parts: [number^2, B, values of a part]."""
-    b, h, w, c = images.shape
-    parts = images.reshape(b, number, h // number, number, w // number, c)
-    return parts.transpose(1, 3, 0, 2, 4, 5).reshape(number**2, b, -1)
 
 
 def _same(x: jax.Array) -> jax.Array:

@@ -70,10 +70,7 @@ def objective(config: ml_collections.ConfigDict, dataset: ContextData, *others: 
         clamp_causal=config.train.clamp_causal and module and choice(config, "model.composition") != "structural",
         energy_penalised=any(choice(run, "objective.energy_penalty") for run in runs),
         moments_penalised=any(choice(run, "objective.moment_penalty") for run in runs),
-        interaction_penalised=any(choice(run, "objective.interaction_penalty") for run in runs),
-        context_penalised=any(choice(run, "objective.context_penalty") for run in runs),
         penalised=module and any(penalties),
-        energy_patches=config.train.energy_patches,
         compute_dtype=config.train.compute_dtype,
     )
 
