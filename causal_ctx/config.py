@@ -309,10 +309,11 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
         raise ConfigError(f"data.validation_fraction is {d.validation_fraction}; it must lie between 0 and 1.")
     if m.depth < 2:
         raise ConfigError(f"model.depth is {m.depth}; it counts width points, so give at least 2.")
-    module, backbone = (choice(config, f"model.{part}_normalisation") for part in ("module", "backbone"))
-    if {module, backbone} != {"group"} and min(t.micro_batch, config.evaluation.calibration_images) < 2:
+    layers = {part: choice(config, f"model.{part}_normalisation") for part in (("module", "backbone") if method.module else ("backbone",))}
+    together = [t.micro_batch] * (set(layers.values()) != {"group"}) + [config.evaluation.calibration_images] * ("generated" in layers.values())
+    if min(together, default=2) < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
-    if module == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
+    if layers.get("module") == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
         raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")
     if sentence := conflict(config):
         raise ConfigError(sentence)
@@ -380,6 +381,8 @@ def from_json(text: str) -> ml_collections.ConfigDict:
         fields = json.loads(text)
         method = METHODS.get(fields.get("method"), METHODS["cm_end_to_end"])
         config = default(method.system)
+        if unknown := sorted(flat(fields).keys() - flat(config.to_dict()).keys()):
+            raise ConfigError(f"The config cannot be read: {', '.join(unknown)} is no field today; was it written by another version?")
         if method.system == "context":  # a choice that it does not name is younger than the run
             config.update_from_flattened_dict(USUAL)
         config.update({name: _tuples(value) for name, value in fields.items()})

@@ -90,13 +90,13 @@ def choice(config: ml_collections.ConfigDict, field: str) -> object:
 
 def conflict(config: ml_collections.ConfigDict) -> str:
     """What is wrong with the choices of a run of the context system, in one sentence; empty where nothing is."""
-    method, told = METHODS[config.method], choice(config, "model.posterior") == "told"
+    method = METHODS[config.method]
     for name in ("energy_penalty", "moment_penalty"):
         if not (config.objective[name] == -1 or 0 <= config.objective[name] < math.inf):
             return f"objective.{name} is {config.objective[name]}; it must be finite and not negative, or -1 for the method's own."
         if choice(config, f"objective.{name}") and config.train.micro_batch < 2:
             return f"train.micro_batch is {config.train.micro_batch}, without pairs to compare; give at least 2, or objective.{name} 0."
-    if told and not (method.module and method.targets):
+    if choice(config, "model.posterior") == "told" and not (method.module and method.targets):
         return f"model.posterior is told, but {config.method} knows no targets; leave it auto, or choose another method."
     return ""
 

@@ -11,13 +11,13 @@ import ml_collections
 
 from causal_ctx import config as configs
 from causal_ctx import ensemble, workdir as workdirs
-from causal_ctx.config import ConfigError
+from causal_ctx.config import ConfigError, StartError
 from causal_ctx.methods import METHODS, chosen
-from causal_ctx.config import StartError
 from causal_ctx.start import source_config
 from causal_ctx.train import train_together
 
 LOG = logging.getLogger(__name__)
+
 
 def varies(field: str) -> bool:
     """Whether runs of one program may differ in a field: the arrays have equal shapes and the values are arguments of the compiled step."""

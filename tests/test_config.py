@@ -67,10 +67,22 @@ def test_a_choice_that_is_younger_than_a_run_is_the_published_one():
     assert (read.objective.energy_penalty, read.objective.moment_penalty, read.model.posterior) == (0, -1, "auto")
 
 
+def test_one_image_is_enough_where_none_are_normalised_together():
+    config = configs.default()
+    config.method, config.model.backbone_normalisation, config.model.concept_width = "base_pooled", "group", 2  # there is no module to normalise
+    config.train.micro_batch = config.evaluation.calibration_images = 1
+    configs.validate(config)
+    config.method, config.model.module_normalisation = "cm_end_to_end", "batch"
+    with pytest.raises(configs.ConfigError, match="must be at least 2, since one image has no variance"):
+        configs.validate(config)
+    config.train.micro_batch = 2  # nothing samples with statistics of its own
+    configs.validate(config)
+
+
 def test_unknown_size_and_unreadable_config():
     with pytest.raises(configs.ConfigError, match="Size 'huge' is unknown; choose one of paper, cpu, tiny"):
         configs.resize(configs.default(), "huge")
-    with pytest.raises(configs.ConfigError, match="cannot be read"):
+    with pytest.raises(configs.ConfigError, match="cannot be read: train.epochz is no field today"):
         configs.from_json('{"train": {"epochz": 3}}')
     with pytest.raises(configs.ConfigError, match="cannot be read"):
         configs.from_json('{"train": {"epo')

@@ -40,6 +40,8 @@ def test_number_of_parameters_is_the_papers():
     ("generated", "batch", {"context_module"}),
     ("batch", "generated", {"decoder"}),
     ("batch", "batch", set()),
+    ("generated", "group", {"context_module"}),
+    ("batch", "group", set()),
 ])
 def test_calibration_replaces_the_statistics_of_generated_layers_only(key, module, backbone, moved):
     config = configs.resize(configs.default(), "tiny")

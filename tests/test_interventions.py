@@ -212,6 +212,7 @@ def test_structural_weights_have_no_other_composition_rule():
     told = []
     assert {setting.partition(",")[0] for setting in quirk_settings(predictor)} == {"composition=structural"}
     scores = protocols.strict(config, tiny.dataset(), predictor, predictor, ("obs",), lambda _, name: told.append(name))
+    assert "sampling_statistics_bpp" in scores["reconstruction"] and not untrained(method="cm_shared_noise")[1].calibrates
     assert not any(what.startswith("composition_") for what in scores) and len(told) == 3 * len(tiny.dataset().held_out)
     blocks = predictor.causal_blocks(np.array([0, 0, 0]))
     assert not np.allclose(blocks, predictor.with_quirks(composition="cut").causal_blocks(np.array([0, 0, 0])))

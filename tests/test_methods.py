@@ -250,11 +250,12 @@ def test_ours_with_every_part_switched_off_is_the_published_method(tmp_path):
 
 
 def test_interventions_reach_a_module_that_hears_its_targets(dataset):
-    reached = {}
+    reached, told = {}, {}
     for method in ("cm_end_to_end", "cm_pooled", "base_pooled"):
         config = tiny.config(method=method)
-        reached[method] = build_predictor(config, dataset, initial_state(config, dataset, parallel.data_mesh())).intervenes
-    assert reached == {"cm_end_to_end": True, "cm_pooled": False, "base_pooled": False}
+        predictor = build_predictor(config, dataset, initial_state(config, dataset, parallel.data_mesh()))
+        reached[method], told[method] = predictor.intervenes, bool(predictor.model.heard(np.ones((1, 3))).any())
+    assert reached == told == {"cm_end_to_end": True, "cm_pooled": False, "base_pooled": False}
 
 
 def test_the_posterior_knows_the_targets_where_it_is_told(dataset):

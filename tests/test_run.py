@@ -269,7 +269,7 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
     dataset, config = tiny.dataset(n=400), tiny.config()
 
     class Copies:
-        latents, rules = 2, ()
+        latents, rules, calibrates = 2, (), True
 
         def __init__(self, shift):
             self.shift = shift
@@ -293,7 +293,7 @@ def test_protocols_score_a_perfect_generator_at_the_floor():
     for task in ("concept", "composition"):
         assert scores[task]["mean"] < 1.2 * scores["floor"][task]["mean"]
         assert scores["untrained"][task]["mean"] > 3 * scores["floor"][task]["mean"]
-    assert scores["reconstruction"]["in_distribution_bpp"] == pytest.approx(1.0)
+    assert scores["reconstruction"]["in_distribution_bpp"] == scores["reconstruction"]["sampling_statistics_bpp"] == pytest.approx(1.0)
     assert protocols.reconstruction_bpp(Copies(0), dataset, dataset.validation, beta=2.0) == pytest.approx(1.5)
 
 

@@ -62,7 +62,12 @@ class Predictor(NamedTuple):
     @property
     def intervenes(self) -> bool:
         """Whether interventions reach a context module."""
-        return self.model.context_module is not None and self.model.hears_targets
+        return self.model.hears_targets
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether there are layers which sample with other statistics than they encode and score with."""
+        return "generated" in (self.model.decoder.normalisation, getattr(self.model.context_module, "normalisation", ""))
 
     def with_quirks(self, **quirks: str) -> "Predictor | None":
         """The same weights under another `composition` (quirk Q2) or `noise_mixing` (quirk Q1); None without a context module."""

@@ -45,7 +45,7 @@ def strict(
 
     `floor` compares disjoint halves of the real images, so n/2 a side and a little above the floor of n; `untrained` has the initial weights;
     `composition_cut` or `composition_reference` scores the same weights under the other reading of quirk Q2, if the config chose one. `contexts` are those
-    that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with.
+    that the method is validated on; `sampling_statistics_bpp` is their reconstruction under the statistics that "generated" layers sample with, where there are any.
     After each distance `advance` is called with 1 and its name.
     """
     projections = seeded_projections(dataset, config.evaluation.projections)
@@ -64,12 +64,14 @@ def strict(
     by_task = {what: _by_task(dataset, distances) for what, distances in found.items() if distances}
     scores = by_task.pop("") | {what: tasks["composition"] if what.startswith("composition") else tasks for what, tasks in by_task.items()}
     validation = {name: dataset.validation[name] for name in contexts}
-    sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
     scores["reconstruction"] = {
         "in_distribution_bpp": reconstruction_bpp(best, dataset, validation),
-        "sampling_statistics_bpp": _mean(reconstruction_bpp(sampling(name), dataset, {name: images}) for name, images in validation.items()),
         "entropy_floor_bpp": _mean(entropy_floor_bpp(images) for images in validation.values()),
     }
+    if best.calibrates:
+        sampling = lambda name: best._replace(variables=best.calibrated(dataset.targets(name)))
+        of_contexts = (reconstruction_bpp(sampling(name), dataset, {name: images}) for name, images in validation.items())
+        scores["reconstruction"]["sampling_statistics_bpp"] = _mean(of_contexts)
     if dataset.compositions:
         scores["reconstruction"] |= {
             "out_of_distribution_bpp": reconstruction_bpp(best, dataset, {name: real[name] for name in dataset.compositions}),

@@ -22,8 +22,8 @@ def build_model(config: ml_collections.ConfigDict, num_concepts: int, image_shap
     kind = lambda name: "running" if calibrating and name == "batch" else name
     module_normalisation, backbone_normalisation = (kind(choice(config, f"model.{part}_normalisation")) for part in ("module", "backbone"))
     momentum = 0.0 if calibrating else 0.9
-    module = None
-    if METHODS[config.method].module:
+    module, method = None, METHODS[config.method]
+    if method.module:
         module = ContextModule(
             num_concepts,
             m.noise_width,
@@ -37,4 +37,4 @@ def build_model(config: ml_collections.ConfigDict, num_concepts: int, image_shap
         )
     encoder = Encoder(m.backbone, latent_width(config, num_concepts), m.features, backbone_normalisation, momentum, choice(config, "model.posterior") == "told")
     decoder = Decoder(m.backbone, image_shape, backbone_normalisation, momentum)
-    return ConvVAE(encoder, decoder, module, METHODS[config.method].targets)
+    return ConvVAE(encoder, decoder, module, hears_targets=method.module and method.targets)

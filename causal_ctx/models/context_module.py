@@ -116,13 +116,11 @@ class ContextModule(nn.Module):
     normalisation: str = "generated"
     momentum: float = 0.9
 
-    def setup(self):
+    @nn.compact
+    def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
         for name, given, known in (("noise_mixing", self.noise_mixing, NOISE_MIXING), ("composition", self.composition, COMPOSITION)):
             if given not in known:
                 raise ValueError(f"{name} is {given!r}; give one of {', '.join(known)}.")
-
-    @nn.compact
-    def __call__(self, z: jax.Array, targets: jax.Array, train: bool) -> jax.Array:
         k, w_in, w_out = self.num_concepts, self.noise_width, self.concept_width
         if z.shape[1:] != (k * w_in,) or targets.shape != (z.shape[0], k):
             raise ValueError(f"z must be [B, {k * w_in}] and targets [B, {k}], got {z.shape} and {targets.shape}; reshape them or the module.")

@@ -103,7 +103,7 @@ class Decoder(nn.Module):
 
 
 class ConvVAE(nn.Module):
-    """Encoder, optional context module, decoder. With `hears_targets` False the module takes every image for an observational one."""
+    """Encoder, optional context module, decoder. With `hears_targets` False every image is taken for an observational one."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -111,7 +111,7 @@ class ConvVAE(nn.Module):
     hears_targets: bool = True
 
     def heard(self, targets: jax.Array) -> jax.Array:
-        """The targets [B, K] that reach the module: as given, or zeros."""
+        """The targets [B, K] that the model is told: as given, or zeros."""
         return targets if self.hears_targets else jnp.zeros_like(targets)
 
     def encode(self, images: jax.Array, targets: jax.Array, train: bool = False) -> Posterior:
@@ -130,5 +130,5 @@ class ConvVAE(nn.Module):
         z = posterior.sample(key)
         if noise is None:
             return Output(self.decode(z, targets, train), posterior)
-        logits = self.decode(jnp.concatenate([z, noise]), jnp.concatenate([targets, targets]), train)
-        return Output(logits[: len(images)], posterior, logits[len(images) :])
+        logits, generated = jnp.split(self.decode(jnp.concatenate([z, noise]), jnp.concatenate([targets, targets]), train), 2)
+        return Output(logits, posterior, generated)

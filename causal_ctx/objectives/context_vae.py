@@ -19,9 +19,9 @@ from causal_ctx.objectives.objective import ImageBatch
 class ContextVAE(NamedTuple):
     """An `objective.Objective` with the numbers beta, energy_penalty, moment_penalty, group_penalty and l2_penalty.
 
-    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the
-    penalty on the images that are generated, that on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the model computes
-    what it hands from layer to layer; parameters, their gradients, statistics and the loss are float32 throughout.
+    image_shape: (H, W, C). clamp_causal: the causal weights stay in [0, 1]. energy_penalised, moments_penalised, penalised: the penalty on the images that are
+    generated, that on moments, any on causal weights counts. compute_dtype: float32 or bfloat16, in which the model computes what it hands from layer to layer;
+    parameters, their gradients, statistics and the loss are float32 throughout.
     """
 
     model: ConvVAE
@@ -48,7 +48,9 @@ class ContextVAE(NamedTuple):
         "energy_nats" is the energy distance times the number of pixels, which stands beside nats at every resolution alike, and is none itself.
         """
         images, targets = batch.images.astype(jnp.float32) / 255, batch.targets
-        noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype) if self.energy_penalised else None
+        noise = None
+        if self.energy_penalised:
+            noise = jax.random.normal(jax.random.fold_in(key, 0), (len(images), self.model.encoder.latents)).astype(self.compute_dtype)
         computed = variables | {"params": _cast(variables["params"], self.compute_dtype)}
         found, updated = self.model.apply(computed, _cast(images, self.compute_dtype), targets, key, True, noise, mutable=["batch_stats"])
         found = _cast(found, "float32")

@@ -48,9 +48,8 @@ def energy_distance(real: jax.Array, generated: jax.Array, together: jax.Array) 
     examples estimate it without bias, so single values can be negative. Not part of the published objective.
     """
     x, y = (images.reshape(len(images), -1) for images in (real, generated))
-    others = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
-
-    expected = lambda a, b: _mean_of(_root(_mean_squares(a, b)), others)
+    pairs = together & ~_same(real)  # also of real and generated ones, so that any micro-batch is free of bias, and one without pairs says nothing
+    expected = lambda a, b: _mean_of(_root(_mean_squares(a, b)), pairs)
     return 2 * expected(x, y) - expected(x, x) - expected(y, y)
 
 

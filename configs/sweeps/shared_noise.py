@@ -9,7 +9,8 @@ Normalisation, mixed micro-batches and the composition rule "cut" are in all of 
     ./launch/local.sh $SWEEP $WHOLE --config.run.train.contexts_per_micro_batch=one --workdir=runs/one_context
     ./launch/local.sh $SWEEP $WHOLE --config.run.model.module_normalisation=generated --config.run.model.backbone_normalisation=generated --workdir=runs/generated
     ./launch/local.sh $SWEEP $WHOLE --config.run.model.composition=reference --workdir=runs/reference
-    ./launch/local.sh $SWEEP $WHOLE --config.axes.objective.energy_penalty=1.0,2.0,4.0 --workdir=runs/energy
+    ./launch/local.sh $SWEEP --config.axes.model.posterior=told --config.axes.objective.moment_penalty=4.0 --config.axes.objective.energy_penalty=1.0,2.0,4.0 \
+        --workdir=runs/energy
 
 They are 24, 3, 3, 3 and 9 runs.
 """
