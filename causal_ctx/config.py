@@ -310,8 +310,8 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
     if m.depth < 2:
         raise ConfigError(f"model.depth is {m.depth}; it counts width points, so give at least 2.")
     layers = {part: choice(config, f"model.{part}_normalisation") for part in (("module", "backbone") if method.module else ("backbone",))}
-    together = [t.micro_batch] * (set(layers.values()) != {"group"}) + [config.evaluation.calibration_images] * ("generated" in layers.values())
-    if min(together, default=2) < 2:
+    by_batch, calibrated = set(layers.values()) != {"group"}, "generated" in layers.values()
+    if by_batch and t.micro_batch < 2 or calibrated and config.evaluation.calibration_images < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
     if layers.get("module") == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
         raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")

@@ -54,7 +54,7 @@ def test_calibration_replaces_the_statistics_of_generated_layers_only(key, modul
     _, updated = calibrating.apply(variables, z, targets, train=True, mutable=["batch_stats"], method="decode")
     before, after = variables["batch_stats"], updated.get("batch_stats", {})
     different = lambda name: any((a != b).any() for a, b in zip(jax.tree.leaves(before[name]), jax.tree.leaves(after[name])))
-    assert {name for name in after if different(name)} == moved
+    assert after.keys() == before.keys() and {name for name in after if different(name)} == moved
 
 
 def test_calibrated_features_are_standardised(key):
