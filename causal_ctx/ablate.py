@@ -55,14 +55,26 @@ def _ablate_all(workdir: Path) -> dict:
     missing = [run for run in load_runs(folder.evaluated) if METHODS[run.config.method].system == "context" and not _scored(run)]
     for number, run in enumerate(missing, start=1):
         LOG.info("Run %d of %d: %s.", number, len(missing), run.workdir)
+        if not _free(run.workdir):
+            continue
         try:
-            take(run.workdir)
             if parallel.is_first_process():
                 (run.workdir / "interventions.json").unlink(missing_ok=True)
             _score(run)
         except (ConfigError, DamagedError, NonFiniteImagesError, WorkdirError) as error:
             LOG.warning("%s is left out: %s", run.workdir, error)
     return report(None, workdir)
+
+
+def _free(workdir: Path) -> bool:
+    """Takes `workdir`; whether no other program has it, in all processes what process 0 finds, which alone can tell and warns."""
+    in_use = False
+    try:
+        take(workdir)
+    except WorkdirError as error:
+        in_use = True
+        LOG.warning("%s is left out: %s", workdir, error)
+    return not parallel.agree(in_use)
 
 
 def _scored(run: Run) -> bool:

@@ -313,8 +313,10 @@ def _validate_context(config: ml_collections.ConfigDict) -> None:
     by_batch, calibrated = set(layers.values()) != {"group"}, "generated" in layers.values()
     if by_batch and t.micro_batch < 2 or calibrated and config.evaluation.calibration_images < 2:
         raise ConfigError("train.micro_batch and evaluation.calibration_images must be at least 2, since one image has no variance; or normalise by group.")
-    if layers.get("module") == "group" and min(context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]) < 3:
-        raise ConfigError(f"model.concept_width is {m.concept_width}; of fewer than 3 features group normalisation leaves a sign, so give 3, or normalise by batch.")
+    widths = context_module.expressive_widths(m.noise_width, m.concept_width, m.depth)[1:]
+    if layers.get("module") == "group" and min(widths) < 3:
+        between = f"of model.depth {m.depth} between model.noise_width {m.noise_width} and model.concept_width {m.concept_width}"
+        raise ConfigError(f"A concept has {', '.join(map(str, widths))} features in layers {between}; of fewer than 3 group normalisation leaves a sign; widen them.")
     if sentence := conflict(config):
         raise ConfigError(sentence)
     last = max((after for _, after in method.trains if after), default=0)

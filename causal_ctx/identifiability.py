@@ -116,28 +116,32 @@ def score(condition: Condition, seed: int, size: Size, advance: Callable[[], Non
     """Fits one truth from `size.restarts` starts and scores the likeliest fit on samples of its own.
 
     {"recovery", "correlation": [K], see `recovery.scores`, over the contexts that were seen; "distance", "floor": {"seen", "composed"}, sliced Wasserstein
-    distances between true and learned law of the concepts in their true standard deviations over the contexts of single interventions, mean over the contexts
-    that were seen and over all sets of two or more interventions, and those of two samples of the truth; "excess_nats": by how much held-out observations of
-    the contexts seen are less likely than under the truth, None where it is outside the model; "losses_nats": of every start, None where it diverged}.
+    distances between the law that the fit gives its concepts and that of the concepts which it reads off true observations, in units of the latter over the
+    contexts of single interventions (`recovery.in_units_of`), mean over the contexts that were seen and over all sets of two or more interventions that the
+    truth says the outcome of, and those of two samples of true observations; "excess_nats": by how much held-out observations of the contexts seen are less
+    likely than under the truth, None where it is outside the model; "losses_nats": of every start, None where it diverged}.
     """
     world = truth.draw(seed, condition.violated)
+    composed = np.array([targets for targets in COMPOSED if truth.compatible(world, targets)])
     drawn = lambda stream, n, sets=TRAINED: map(np.stack, zip(*(truth.sample(world, t, n, np.random.default_rng([seed, stream, i])) for i, t in enumerate(sets))))
     seen = np.array([1.0] + [float(k not in condition.without) for k in range(K)])
     _, x = drawn(1, size.samples)
     c, held_out = drawn(2, size.held_out)
-    (composed, _), (again, _), (composed_again, _) = drawn(3, size.held_out, COMPOSED), drawn(4, size.held_out), drawn(5, size.held_out, COMPOSED)
+    observed = lambda stream, sets: list(drawn(stream, size.held_out, sets))[1]
     with in_float64_on_cpu():
         params, losses = fit(condition.form, x, seen, [1_000 * seed + start for start in range(size.restarts)], size.iterations, advance)
-        learned = np.stack([np.asarray(model.concepts(params, observed)[0]) for observed in held_out])
+        reads = lambda observations: np.stack([np.asarray(model.concepts(params, x)[0]) for x in observations])
+        learned = reads(held_out)
         loss = lambda params: float(model.loss_nats(params, held_out, TRAINED, seen))
         excess = None if condition.violated else loss(params) - loss(model.of_world(world))
         known, rng = seen == 1, np.random.default_rng([seed, 6])
         flat = lambda a: a[known].reshape(-1, K, WIDTH)
         own = lambda sets: np.stack([model.draw(params, t, rng.standard_normal((size.held_out, K, WIDTH))) for t in sets])
-        align = lambda drawn: recovery.aligned(flat(c), flat(learned), drawn.reshape(-1, K, WIDTH)).reshape(drawn.shape)
-        apart = lambda a, b: distance_of_laws(a, b, c.reshape(-1, K * WIDTH).std(axis=0))
-        distance = {"seen": apart(c[known], align(own(TRAINED[known]))), "composed": apart(composed, align(own(COMPOSED)))}
-        floor = {"seen": apart(c[known], again[known]), "composed": apart(composed, composed_again)}
+        unit = learned.reshape(-1, K, WIDTH)
+        apart = lambda a, b: distance_of_laws(recovery.in_units_of(unit, a), recovery.in_units_of(unit, b))
+        together = reads(observed(3, composed))
+        distance = {"seen": apart(learned[known], own(TRAINED[known])), "composed": apart(together, own(composed))}
+        floor = {"seen": apart(learned[known], reads(observed(4, TRAINED)[known])), "composed": apart(together, reads(observed(5, composed)))}
     losses = [value if np.isfinite(value) else None for value in losses]
     return recovery.scores(flat(c), flat(learned)) | {"distance": distance, "floor": floor, "excess_nats": excess, "losses_nats": losses}
 
@@ -188,10 +192,9 @@ def _loss(form: str) -> Callable:
     return jax.jit(jax.value_and_grad(lambda flat, *data: model.loss_nats(unflatten(flat), *data)))
 
 
-def distance_of_laws(true: np.ndarray, other: np.ndarray, unit: np.ndarray) -> float:
-    """Sliced Wasserstein distance between concepts [T, n, K, w] of equal contexts, mean over the contexts, in units [K w]."""
-    flat = lambda c: np.float32(c.reshape(len(c), -1) / unit)
-    return float(np.mean([sliced_wasserstein(flat(a), flat(b), _projections()) for a, b in zip(true, other)]))
+def distance_of_laws(true: np.ndarray, other: np.ndarray) -> float:
+    """Sliced Wasserstein distance between concepts [T, n, K w] of equal contexts, mean over the contexts."""
+    return float(np.mean([sliced_wasserstein(np.float32(a), np.float32(b), _projections()) for a, b in zip(true, other)]))
 
 
 @cache

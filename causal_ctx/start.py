@@ -12,7 +12,7 @@ from causal_ctx import config as configs
 from causal_ctx import optim, parallel, systems
 from causal_ctx.checkpoints import Checkpoints
 from causal_ctx.config import StartError, phase
-from causal_ctx.methods import METHODS, choice
+from causal_ctx.methods import AUTO, METHODS, choice
 from causal_ctx.plan import Record, plan_of
 from causal_ctx.step import Hyper, Trainer, TrainState
 
@@ -71,6 +71,8 @@ def source_of(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config of the run that the method starts from, where none is given."""
     source = copy.deepcopy(config)
     source.method, source.init_from = METHODS[config.method].starts_from, ""
+    if "posterior" in source.model:
+        source.model.posterior = AUTO  # what is told here may not be known there
     return source
 
 

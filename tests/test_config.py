@@ -95,12 +95,12 @@ def test_differences_name_the_fields():
     assert configs.differences(theirs.to_dict(), theirs.to_dict()) == []
 
 
-@pytest.mark.parametrize("widths", [{"concept_width": 2}, {"concept_width": 3, "noise_width": 1, "depth": 4}])
-def test_group_normalisation_needs_three_features_per_concept(widths):
+@pytest.mark.parametrize(("features", "widths"), [("2", {"concept_width": 2, "depth": 2}), ("1, 2, 3", {"concept_width": 3, "noise_width": 1, "depth": 4})])
+def test_group_normalisation_needs_three_features_per_concept(features, widths):
     """In every layer that is normalised: of two features it leaves which is the larger."""
     config = configs.default()
     config.model.update(module_normalisation="group", **widths)
-    with pytest.raises(configs.ConfigError, match=f"concept_width is {widths['concept_width']}; of fewer than 3 features group normalisation leaves a sign"):
+    with pytest.raises(configs.ConfigError, match=f"A concept has {features} features in layers of .* between model.noise_width"):
         configs.validate(config)
     config.model.module_normalisation = "batch"
     configs.validate(config)

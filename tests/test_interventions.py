@@ -306,6 +306,23 @@ def test_a_member_that_cannot_be_scored_is_left_out(trained, tmp_path, monkeypat
     assert not (tmp_path / "new").exists()
 
 
+def test_a_member_that_process_0_finds_in_use_is_left_out_by_all(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained[0], tmp_path / "a", ignore=shutil.ignore_patterns("interventions.json"))
+    (tmp_path / "a" / "results.json").write_text(json.dumps(results()))
+    scored, heard = [], []
+    monkeypatch.setattr(ablate, "_score", scored.append)
+    monkeypatch.setattr(ablate, "report", lambda config, folder: {})
+    monkeypatch.setattr(ablate.parallel, "agree", lambda in_use: heard.append(in_use) or True)  # as of a process that cannot tell itself
+    ablate.ablate_interventions(None, tmp_path)
+    assert heard == [False] and scored == []
+    monkeypatch.setattr(ablate.parallel, "agree", lambda in_use: in_use)
+    ablate.ablate_interventions(None, tmp_path)
+    assert len(scored) == 1
+    monkeypatch.setattr(ablate, "take", lambda folder: (_ for _ in ()).throw(workdir.WorkdirError("in use")))
+    ablate.ablate_interventions(None, tmp_path)
+    assert len(scored) == 1
+
+
 def test_a_missing_run_or_another_config_is_refused(trained, tmp_path):
     with pytest.raises(workdir.WorkdirError, match="holds no run"):
         ablate.ablate_interventions(tiny.config(), tmp_path / "new")

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from causal_ctx import optim, parallel, workdir
-from causal_ctx.config import flat
+from causal_ctx.config import flat, validate
 from causal_ctx.evaluation.predict import build_predictor
 from causal_ctx.methods import BACKBONE, METHODS, NEW, USUAL, choice, of_system
 from causal_ctx.plan import plan_of
 from causal_ctx.reports.labels import labels
 from causal_ctx.reports.reading import read_fields
 from causal_ctx.run import config_of
-from causal_ctx.start import StartError, build_trainer, first_state, initial_state, sourced
+from causal_ctx.start import StartError, build_trainer, first_state, initial_state, source_of, sourced
 from causal_ctx.supplied import command, unlike_published
 from causal_ctx.train import train
 from causal_ctx.workdir import WorkdirError, prepare
@@ -296,3 +296,10 @@ def test_a_choice_spelled_out_is_the_same_run(tmp_path):
     other = flat(tiny.config(method="cm_shared_noise").to_dict())
     assert "--config.method=cm_shared_noise " in command(other, "w") and not any(field in command(other, "w") for field in USUAL)
     assert unlike_published(other)["model.posterior"] == ("told", "untold")
+
+
+def test_what_is_trained_first_can_be_trained_by_itself():
+    """Whatever the encoder is told in the second phase."""
+    config = tiny.config(method="cm_frozen", model__posterior="told")
+    validate(config, 1)
+    validate(source_of(config), 1)

@@ -61,7 +61,12 @@ def test_recovery_is_the_r2_of_least_squares(true):
     assert recovery.scores(true, learned)["recovery"][0] == pytest.approx(1 - (residual**2).sum() / (y**2).sum(), abs=1e-9)
 
 
-def test_what_is_aligned_lies_where_the_truth_does(true):
-    maps = np.random.default_rng(5).standard_normal((K, WIDTH, WIDTH))
-    learned = np.einsum("nkw,kvw->nkv", true, maps) - 3
-    np.testing.assert_allclose(recovery.aligned(true[:100], learned[:100], learned[100:]), true[100:], atol=1e-8)
+def test_units_are_those_of_any_affine_map(true):
+    """Distances between points are the same, and of the points that give the units the covariance is one."""
+    own = recovery.in_units_of(true, true)
+    np.testing.assert_allclose(np.cov(own.T, bias=True), np.eye(K * WIDTH), atol=1e-8)
+    np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-8)
+    moved = np.einsum("nkw,kvw->nkv", true, np.random.default_rng(5).standard_normal((K, WIDTH, WIDTH))) - 3
+    between = lambda points: np.linalg.norm(points[:50, None] - points[None, 50:100], axis=-1)
+    np.testing.assert_allclose(between(recovery.in_units_of(moved, moved[:100])), between(own[:100]), atol=1e-8)
+    assert recovery.in_units_of(true, true.reshape(4, -1, K, WIDTH)).shape == (4, N // 4, K * WIDTH)

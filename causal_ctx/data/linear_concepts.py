@@ -67,6 +67,12 @@ def sample(world: World, targets: np.ndarray, n: int, rng: np.random.Generator) 
     return e[:, world.coordinates], observe(world, e)
 
 
+def compatible(world: World, targets: np.ndarray) -> bool:
+    """Whether no latent belongs to two of the concepts that `targets` [K] intervene on: else what it would be is convention."""
+    own = world.coordinates[np.asarray(targets) == 1]
+    return len(np.unique(own)) == own.size
+
+
 def observe(world: World, e: np.ndarray) -> np.ndarray:
     """x [n, d] of latents e [n, d]."""
     if world.folded:

@@ -4,9 +4,10 @@ Letters: n images, H, W, C image, K concepts. Latents are those of the concepts,
 
 The truth keeps the exogenous noise of every row and replaces the mechanisms of the intervened concepts (`ContextData.counterfactuals`); their own noise keeps
 its rank, which no sample of single contexts determines. So the simulation itself, with the own noise of the intervened concepts drawn anew, is what a model can
-be asked for ("redrawn"): it and the truth are two draws of one law given all that is known, so that no answer which makes no use of that noise has a root mean
-squared error below "redrawn" over the root of two; one that does may be better or worse by chance. Of `others`, the latents that were not intervened on, a model can know those exactly that are no effects of the
-intervened ones.
+be asked for ("redrawn"): it and the truth are two draws of one law given all that is known, so that in pixels no answer which makes no use of that noise has a
+root mean squared error below "redrawn" over the root of two; one that does may be better or worse by chance. Latents are read off all of them, the redrawn
+image too, by one probe, whose own error is added. Of `others`, the latents that were not intervened on, a model can know those exactly that are no effects of
+the intervened ones.
 """
 
 from collections.abc import Iterable
@@ -45,7 +46,7 @@ def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Pro
     {"images", "contexts": {context: errors}, "mean": {"concept", "composition": errors}}, where errors are
     {"pixel", "latent", "others"}: {"model", "unchanged", "redrawn", "floor"}, root mean squared, pixels in [0, 1].
 
-    "unchanged" takes the image as it was for the answer, "redrawn" the simulated one with other own noise of the intervened concepts; "floor" is, for pixels,
+    "unchanged" takes the image as it was for the answer, "redrawn" the simulated image with other own noise of the intervened concepts; "floor" is, for pixels,
     the true image encoded and decoded under its own targets, for latents the probe on the true image. "others" is absent where every concept was intervened on.
     `advance` is called with 1 and the name after each context.
     """
@@ -57,9 +58,9 @@ def counterfactual_errors(dataset: ContextData, predictor: Predictor, probe: Pro
         targets, true = dataset.targets(name), dataset.counterfactuals(name, num)
         latents = dataset.counterfactual_latents(name, num)
         made = predictor.reconstruct(targets, factual, dataset.targets(OBSERVATIONAL))
-        redrawn = dataset.counterfactuals(name, num, True), dataset.counterfactual_latents(name, num, True)
-        pixels = {"model": made, "unchanged": factual / 255, "redrawn": redrawn[0] / 255, "floor": predictor.reconstruct(targets, true)}
-        values = {"model": probe.read(made), "unchanged": read, "redrawn": redrawn[1], "floor": probe.read(true)}
+        redrawn = dataset.counterfactuals(name, num, True)
+        pixels = {"model": made, "unchanged": factual / 255, "redrawn": redrawn / 255, "floor": predictor.reconstruct(targets, true)}
+        values = {"model": probe.read(made), "unchanged": read, "redrawn": probe.read(redrawn), "floor": probe.read(true)}
         kept = targets == 0
         columns = {"latent": slice(None)} | ({"others": kept} if kept.any() else {})
         found[name] = {"pixel": {kind: _rms(images - true / 255) for kind, images in pixels.items()}} | {

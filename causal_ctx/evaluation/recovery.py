@@ -27,11 +27,11 @@ def canonical_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.clip(np.pad(found, (0, most - len(found))), 0, 1)
 
 
-def aligned(true: np.ndarray, learned: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """`others` [m, K, w] in the affine map of each concept that takes `learned` nearest to `true`."""
-    ones = lambda c: np.concatenate([c, np.ones((len(c), 1))], axis=1)
-    maps = [np.linalg.lstsq(ones(learned[:, k]), true[:, k], rcond=None)[0] for k in range(true.shape[1])]
-    return np.stack([ones(others[:, k]) @ own for k, own in enumerate(maps)], axis=1)
+def in_units_of(c: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`others` [..., K, w] as [..., K w] in the affine map that gives all numbers of c [n, K, w] mean 0 and covariance I: up to a rotation, the same of any affine map of both."""
+    flat = np.asarray(c, np.float64).reshape(len(c), -1)
+    _, values, right = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
+    return (others.reshape(*others.shape[:-2], -1) - flat.mean(axis=0)) @ (right.T * len(c) ** 0.5 / np.maximum(values, 1e-9 * values[0]))
 
 
 def _whitened(x: np.ndarray) -> np.ndarray:

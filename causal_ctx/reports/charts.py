@@ -225,7 +225,7 @@ def _curves(axis: Axes, key: str, records: dict[str, list[list[dict]]]) -> None:
 def terms(records: dict[str, list[list[dict]]]) -> list[str]:
     """Logged names that get a panel: the loss, its terms in the order of their first mention, the validation measure."""
     seen = dict.fromkeys(key for logs in records.values() for log in logs for record in log for key in record)
-    losses = [key for key in seen if key.startswith("train/") and key.endswith(("_nats", "_share"))]
+    losses = [key for key in seen if key.startswith("train/") and key.endswith("_nats")]
     return [*sorted(losses, key=lambda key: key != "train/loss_nats"), *(key for key in seen if key == "validation/elbo_bpp")]
 
 

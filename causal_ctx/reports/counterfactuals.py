@@ -21,7 +21,7 @@ KINDS = {"pixel": "pixels", "latent": "all latents", "others": "latents left alo
 NOTE = (
     "An observational image is encoded and decoded under the interventions; the truth keeps its exogenous noise. Root mean squared errors: pixels in [0, 1]; "
     "latents in their observational standard deviations, as a probe reads them that was trained on real images. Unchanged: the image as it was. Redrawn: "
-    "the simulation with other own noise of the intervened concepts; without knowing that noise no error is below it over the root of two. Floor: the true "
+    "the simulation with other own noise of the intervened concepts; in pixels no answer that makes no use of that noise is below it over the root of two. Floor: the true "
     "image, encoded and decoded under its own interventions for pixels, and read by the probe for latents. Latents left alone: those not intervened on."
 )
 EFFECTS_NOTE = (

@@ -19,11 +19,11 @@ NOTE = (
     "correlations."
 )
 LAW_NOTE = (
-    "Sliced Wasserstein distance between the true and the learned law of all concepts in their true standard deviations, after the best affine map of each concept, "
-    "lower is better, in the contexts seen and under all sets of two or more interventions. Excess: by how many nats observations of the contexts seen that were "
-    "held out are less likely than under the truth."
+    "Sliced Wasserstein distance between the law that the fit gives all its concepts and that of what it reads off true observations, which no invertible map of "
+    "concepts changes, in standard deviations; lower is better, in the contexts seen and under all sets of two or more interventions that have no latent in common. "
+    "Excess: by how many nats observations of the contexts seen that were held out are less likely than under the truth."
 )
-MARKS = "Hollow: never intervened on. Dotted: two samples of the truth, in the colour of the law that they are of."
+MARKS = "Hollow: never intervened on. Dotted: two samples of true observations, in the colour of the law that they are of."
 
 
 def text(study: dict, conditions: Mapping) -> str:
@@ -39,7 +39,7 @@ def tables(study: dict, conditions: Mapping) -> list[Table]:
     recovered = tuple(Row(name, (*concepts(name), mean(name, lambda case: float(np.mean(case["correlation"]))))) for name in conditions)
     distances = lambda name, what: tuple(mean(name, lambda case, kind=kind: case[what][kind]) for kind in DISTANCES)
     laws = tuple(Row(name, (*distances(name, "distance"), mean(name, lambda case: case["excess_nats"]))) for name in conditions)
-    laws += (Row("two samples of the truth", (*distances(None, "floor"), None)),)
+    laws += (Row("two true samples", (*distances(None, "floor"), None)),)
     return [
         Table("Which concepts are recovered", "condition", (("", recovered),), NOTE, (*(f"concept {k + 1}" for k in range(count)), "MCC"), {}),
         Table("How far the learned law is from the true one", "condition", (("", laws),), LAW_NOTE, (*DISTANCES.values(), "excess, nats"), {}),

@@ -17,7 +17,7 @@ NOTE = (
     "floor is that of the data. Counterfactuals are root mean squared errors of observational images that were encoded and decoded under the interventions: "
     "pixels in [0, 1], and latents that were not intervened on, as a probe reads them, in observational standard deviations. Floor: the true image, encoded and "
     "decoded under its own interventions for pixels, and read by the probe for latents. Redrawn: the simulation with other own noise of the intervened concepts, "
-    "of which no image tells how it hangs together with their new values; over the root of two it is the least error of an answer that makes no use of that "
+    "of which no image tells how it hangs together with their new values, read by the same probe; in pixels, over the root of two, it is the least error of an answer that makes no use of that "
     "noise. Unchanged: the image as it was."
 )
 
