@@ -83,7 +83,7 @@ def _phase(**published) -> ml_collections.ConfigDict:
     block = ml_collections.ConfigDict()
     block.epochs = float(published["epochs"])  # or part of one; an epoch draws as many examples as there are: images, or transitions for ct_vae
     block.batch_size = published["batch_size"]  # examples per optimiser step, over all devices and micro-batches
-    block.micro_batch = published["micro_batch"]  # examples that are of one context or mode, and whose statistics are normalised together
+    block.micro_batch = published["micro_batch"]  # examples that are normalised together, of one context or mode unless they are mixed
     block.learning_rate = published["learning_rate"]
     block.final_learning_rate = published["final_learning_rate"]
     block.decay = published.get("decay", "cosine")  # or exponential, of the learning rate on its way from one to the other

@@ -76,13 +76,15 @@ def run(config: ml_collections.ConfigDict | None, workdir: Path, size: Size = Si
     """Fits what is missing in `workdir`, prints the tables, writes identifiability.json and the figure, and returns what the file holds.
 
     Every finished case, all starts of one truth under one condition, is kept, so the same command goes on where it was stopped. Raises ConfigError where a
-    config or a pod is given, WorkdirError where the folder cannot be written, is in use or holds a study of another size, DamagedError where its file cannot
+    config or a pod is given, WorkdirError where the folder cannot be written, is in use or holds something else, DamagedError where its file cannot
     be read.
     """
     if config is not None:
         raise ConfigError("--mode=identifiability simulates its own concepts; leave --config out.")
     if jax.process_count() > 1:
         raise ConfigError(f"--mode=identifiability needs one process and was started in {jax.process_count()}; start it without a pod.")
+    if any((workdir / name).exists() for name in ("config.json", "sweep.json")):
+        raise WorkdirError(f"{workdir} holds a run or a sweep; give the study a folder of its own.")
     workdirs.make(workdir, {})
     file = workdir / "identifiability.json"
     study = read(file, size)

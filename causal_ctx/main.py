@@ -107,7 +107,7 @@ def perform(tell: Callable[[dict], None]) -> int:
         return refuse(f"--mode={mode} has nothing to say in JSON; leave --output=json out.")
     workdir = WORKDIR.value or (f"runs/{TABLE.value}-{DATASET.value}-{SIZE.value}" if mode == "reproduce" else None)
     if workdir is None and mode not in WITHOUT_WORKDIR:
-        return refuse("No --workdir was given; name the folder that the run shall be written to.")
+        return refuse("No --workdir was given; name the folder of the run.")
     if "://" in (workdir or ""):
         return refuse(f"--workdir={workdir} is an address, and runs need a folder, where files are renamed and locked; mount it on every host and name where.")
     if config is None and mode not in WITHOUT_CONFIG:

@@ -44,7 +44,9 @@ def test_the_table_holds_means_over_seeds_beside_chance_and_the_empty_graph():
 
 def test_the_verdict_says_how_far_the_graph_was_learned():
     (sentence,) = [s for s in verdict([scored(0), scored(1)]) if "AUROC" in s]
-    assert sentence.endswith("do not with an AUROC of 0.850 ± 0.050 (chance is 0.5, untrained 0.500 ± 0.000).")
+    assert sentence.endswith("do not with an AUROC of 0.850 ± 0.050 (chance is 0.5, untrained 0.500 ± 0.000); the difference is 7.0 times its standard error over 2 seeds each.")
+    (sentence,) = [s for s in verdict([scored(0)]) if "AUROC" in s]
+    assert sentence.endswith("untrained 0.500); with one seed of either, the spread between seeds is not known.")
     worse = scored(0)
     worse["graph"]["untrained"]["obs"]["auroc"] = 0.95
     (sentence,) = [s for s in verdict([worse]) if "AUROC" in s]

@@ -168,6 +168,11 @@ def test_what_cannot_be_done_is_refused(tmp_path, monkeypatch):
     file.write_text(json.dumps({"size": SMALL._replace(seeds=2)._asdict(), "cases": []}))
     with pytest.raises(WorkdirError, match="another study"):
         identifiability.run(None, tmp_path, SMALL)
+    for name in ("config.json", "sweep.json"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / name).write_text("{}")
+        with pytest.raises(WorkdirError, match="holds a run or a sweep; give the study a folder of its own"):
+            identifiability.run(None, tmp_path / name, SMALL)
 
 
 def test_the_table_has_a_row_per_condition():

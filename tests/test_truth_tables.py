@@ -70,6 +70,7 @@ def test_the_csv_has_every_number_and_none_of_runs_without_truth():
     again = scored(1) | {"truth": {}}  # the second seed once more, and not scored: it is one of two that have the truth
     lines = list(csv.DictReader(io.StringIO(context_report.comma_separated([scored(0), scored(1, plus=0.2), again], True))))
     found = {(line["measure"], line["context"], line["source"]): float(line["mean"]) for line in lines if line["protocol"] == ""}
+    assert len(found) == sum(line["protocol"] == "" for line in lines)  # each of them once, whatever the number of seeds
     assert found["effects_auroc", "mean", "true images"] == 0.96 and found["effects_shd", "mean", "ours"] == 2 and found["effects_moved_in_vain", "mean", "ours"] == 0.6
     assert found["effects_own_noise", "mean", "ours"] == 0.4
     assert found["subsets", "many", "ours"] == pytest.approx(0.7) and found["effects_auroc", "mean", "ours"] == pytest.approx(0.8)

@@ -31,7 +31,7 @@ def truth_tables(results: Iterable[dict]) -> list[Table]:
 def numbers(results: list[dict]) -> Iterator[tuple[str, str, str, str, Estimate]]:
     """As `tables.numbers`, of no protocol: measures "subsets", "counterfactual_pixel" and so on, and "effects_auroc" and so on, also of "true images"."""
     scored = _seeds(result for result in results if result.get("truth"))
-    for measure in _measures(scored):
+    for measure in dict.fromkeys(_measures(scored)):
         sources = zip(COLUMNS[1:], _cells(scored, measure))
         yield from (("", measure.name, measure.context, source, found) for source, found in sources if found)
     for source, moved in {"ours": _effects(scored), "true images": [effects["true_images"] for effects in _effects(scored)[:1]]}.items():

@@ -96,4 +96,5 @@ def _graph(label: str, results: list[dict]) -> str:
     before = f", untrained {show(untrained)}" if untrained else ""
     if ours.mean <= max(0.5, untrained.mean if untrained else 0.5):
         return f"{label} did not learn which concepts truly move one another: it ranks them with an AUROC of {show(ours)} (chance is 0.5{before})."
-    return f"{label} ranks the concepts that truly move one another above those that do not with an AUROC of {show(ours)} (chance is 0.5{before})."
+    certainty = f"; {_certainty(ours.mean - untrained.mean, ours, untrained)}" if untrained else ""
+    return f"{label} ranks the concepts that truly move one another above those that do not with an AUROC of {show(ours)} (chance is 0.5{before}){certainty}."

@@ -1,6 +1,6 @@
 """Ablation of our own method: the told encoder, the energy penalty and the moment penalty, each alone, each left out, all and none, five seeds.
 
-    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/shared_noise
+    ./launch/local.sh --mode=sweep --config=configs/sweeps/shared_noise.py:cpu --config.axes.seed=0,1,2 --workdir=runs/parts
 
 Normalisation, mixed micro-batches and the composition rule "cut" are in all of them. Each of these left out of the whole, and other weights of a penalty:
 
