@@ -19,7 +19,7 @@ NOTE = (
     "correlations."
 )
 LAW_NOTE = (
-    "Sliced Wasserstein distance between the law that the fit gives all its concepts and that of what it reads off true observations, which no invertible map of "
+    "Sliced Wasserstein distance between the law that the fit gives all its concepts and that of what it reads off true observations, which no invertible affine map of "
     "concepts changes, in standard deviations; lower is better, in the contexts seen and under all sets of two or more interventions that have no latent in common. "
     "Excess: by how many nats observations of the contexts seen that were held out are less likely than under the truth."
 )
